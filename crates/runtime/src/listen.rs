@@ -120,19 +120,27 @@ pub fn unix(path: &Path, key: &str) -> Result<UnixListener, BindError> {
     {
         std::fs::create_dir_all(directory).map_err(socket)?;
     }
-    match std::os::unix::net::UnixStream::connect(path) {
-        Ok(_) => {
-            return Err(BindError::SocketInUse {
-                key: key.to_owned(),
-                path: path.to_owned(),
-            });
+    if is_socket(path) {
+        match std::os::unix::net::UnixStream::connect(path) {
+            Ok(_) => {
+                return Err(BindError::SocketInUse {
+                    key: key.to_owned(),
+                    path: path.to_owned(),
+                });
+            }
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path).map_err(socket)?;
+            }
+            Err(_) => {}
         }
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path).map_err(socket)?
-        }
-        Err(_) => {}
     }
     UnixListener::bind(path).map_err(socket)
+}
+
+/// A connection to a plain file is refused as one to a dead socket is, so the refusal alone proves nothing.
+fn is_socket(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
 }
 
 fn bind_error(address: SocketAddr, key: &str, error: io::Error) -> BindError {
