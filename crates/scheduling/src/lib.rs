@@ -1,1 +1,5 @@
-//! Placeholder; filled by its first commit.
+//! Who gets which parent: the decisions of a scheduler, without I/O, clock or async.
+
+mod policy;
+
+pub use policy::Policy;

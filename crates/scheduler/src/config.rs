@@ -1,0 +1,291 @@
+//! The scheduler's configuration: the keys of Dragonfly v2's `scheduler.yaml`, as meant.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use runtime::config::{ByteSize, ConfigError, Document, Loaded, Section};
+use runtime::tls::TlsFiles;
+use scheduling::Policy;
+
+use crate::machine;
+
+/// Everything the scheduler needs to know before it starts.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where it listens and what it calls itself.
+    pub server: ServerConfig,
+    /// What a scheduler process logs.
+    pub log: LogConfig,
+    /// The numbers of the scheduling rules (`scheduler.*`).
+    pub policy: Policy,
+    /// Where it stands, as told to the manager.
+    pub host: HostConfig,
+    /// The manager; without one, [`Config::dynconfig_file`] is followed.
+    pub manager: Option<ManagerConfig>,
+    /// The scheduler cluster this scheduler belongs to (`manager.schedulerClusterID`), also without a manager.
+    pub cluster_id: u64,
+    /// Mutual TLS towards seed peers (`seedPeer.tls`).
+    pub seed_peer_tls: Option<TlsFiles>,
+    /// How often the dynamic configuration is read again (`dynConfig.refreshInterval`).
+    pub dynconfig_interval: Duration,
+    /// The local dynamic configuration, used only without a manager; made with defaults if it is missing.
+    pub dynconfig_file: PathBuf,
+    /// Where `GET /metrics` is answered (`metrics.addr`); `None` switches it off.
+    pub metrics: Option<SocketAddr>,
+    /// Whether traffic is also counted per host (`metrics.enableHost`): one time series per host and direction.
+    pub metrics_per_host: bool,
+}
+
+/// Where the scheduler listens and what it calls itself.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// Where gRPC is served (`server.listenIP`, `server.port`). Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The address that others are told (`server.advertiseIP`).
+    pub advertise_ip: IpAddr,
+    /// The port that others are told (`server.advertisePort`); 0 stands for the port that is bound.
+    pub advertise_port: u16,
+    /// The name registered with the manager, by which daemons assign tasks to schedulers (`server.host`).
+    pub hostname: String,
+    /// Mutual TLS for whoever connects (`server.tls`).
+    pub tls: Option<TlsFiles>,
+    /// Calls a second, and as many at once; opening a stream counts as one (`server.requestRateLimit`).
+    pub request_rate_limit: f64,
+    /// Where the last configuration from the manager is kept (`server.dataDir`, not a key of Dragonfly v2).
+    pub data_dir: PathBuf,
+    /// How long open streams may take to end at shutdown.
+    pub grace: Duration,
+}
+
+/// What a scheduler process logs (`console`, `server.log*`). A process that runs the scheduler among others ignores it.
+#[derive(Debug, Clone)]
+pub struct LogConfig {
+    /// Log to standard error instead of files (`console`).
+    pub console: bool,
+    /// The parent of the log folder `scheduler` (`server.logDir`).
+    pub dir: PathBuf,
+    /// The level or filter (`server.logLevel`).
+    pub level: String,
+    /// Size at which a log file is closed (`server.logMaxSize`, in MB).
+    pub file_len_max: ByteSize,
+    /// How many log files there are at most (`server.logMaxBackups` and the current one).
+    pub file_count_max: usize,
+}
+
+/// Where the scheduler stands.
+#[derive(Debug, Clone, Default)]
+pub struct HostConfig {
+    /// Its data centre (`host.idc`).
+    pub idc: Option<String>,
+    /// Its place, broad to narrow, parts separated by `|` (`host.location`).
+    pub location: Option<String>,
+}
+
+/// How the manager is reached.
+#[derive(Debug, Clone)]
+pub struct ManagerConfig {
+    /// `host:port`, also with a scheme before it (`manager.addr`).
+    pub addr: String,
+    /// Mutual TLS towards it (`manager.tls`).
+    pub tls: Option<TlsFiles>,
+    /// How often it is told that this scheduler is alive (`manager.keepAlive.interval`).
+    pub keep_alive_interval: Duration,
+}
+
+/// What a dynamic configuration file of Dragonfly v2 is called by default.
+pub(crate) const DYNCONFIG_FILE: &str = "/etc/dragonfly/dynconfig.yaml";
+
+impl Default for Config {
+    /// What an empty file means, except that nothing is looked up on the machine: the name is `localhost`.
+    fn default() -> Self {
+        let port = 8002;
+        Self {
+            server: ServerConfig {
+                listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)),
+                advertise_ip: Ipv4Addr::LOCALHOST.into(),
+                advertise_port: port,
+                hostname: "localhost".to_owned(),
+                tls: None,
+                request_rate_limit: 4000.0,
+                data_dir: PathBuf::from("/var/lib/dragonfly/scheduler"),
+                grace: Duration::from_secs(10),
+            },
+            log: LogConfig {
+                console: false,
+                dir: PathBuf::from("/var/log/dragonfly"),
+                level: "info".to_owned(),
+                file_len_max: ByteSize::mb(1024),
+                file_count_max: 21,
+            },
+            policy: Policy::default(),
+            host: HostConfig::default(),
+            manager: None,
+            cluster_id: 1,
+            seed_peer_tls: None,
+            dynconfig_interval: Duration::from_secs(60),
+            dynconfig_file: PathBuf::from(DYNCONFIG_FILE),
+            metrics: None,
+            metrics_per_host: false,
+        }
+    }
+}
+
+impl Config {
+    /// Reads a `scheduler.yaml`.
+    ///
+    /// # Errors
+    /// The file cannot be read or has mistakes: all of them, with their lines.
+    pub fn load(file: &Path) -> Result<Loaded<Self>, ConfigError> {
+        Self::read(Document::load(file)?)
+    }
+
+    /// As [`Config::load`], but a missing file means the defaults: for the default path that nobody named.
+    ///
+    /// # Errors
+    /// As [`Config::load`], except for a missing file.
+    pub fn load_if_present(file: &Path) -> Result<Loaded<Self>, ConfigError> {
+        Self::read(Document::load_if_present(file)?)
+    }
+
+    /// Reads the configuration out of a parsed document.
+    ///
+    /// # Errors
+    /// Every mistake that is found.
+    pub fn read(document: Document) -> Result<Loaded<Self>, ConfigError> {
+        let root = document.root();
+        let ipv6 = root.section("network").get_or("enableIPv6", false);
+        let manager_section = root.section("manager");
+        let metrics = root.section("metrics");
+        let defaults = Self::default();
+        let config = Self {
+            server: read_server(&root.section("server"), ipv6, defaults.server),
+            log: read_log(&root, defaults.log),
+            policy: read_policy(&root.section("scheduler"), defaults.policy),
+            host: read_host(&root.section("host")),
+            cluster_id: manager_section.checked(
+                "schedulerClusterID",
+                defaults.cluster_id,
+                "a cluster id from 1",
+                |id| *id > 0,
+            ),
+            manager: read_manager(&manager_section),
+            seed_peer_tls: read_seed_peer(&root.section("seedPeer")),
+            dynconfig_interval: root.section("dynConfig").checked(
+                "refreshInterval",
+                defaults.dynconfig_interval,
+                "a duration of at least 1s, such as 1m",
+                |interval| *interval >= Duration::from_secs(1),
+            ),
+            dynconfig_file: defaults.dynconfig_file,
+            metrics: read_metrics(&metrics),
+            metrics_per_host: metrics.get_or("enableHost", false),
+        };
+        accept_unused(&root);
+        drop((root, manager_section, metrics));
+        document.finish(config)
+    }
+}
+
+fn read_server(server: &Section<'_>, ipv6: bool, defaults: ServerConfig) -> ServerConfig {
+    let any: IpAddr = if ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    let port = server.get_or("port", defaults.listen.port());
+    let advertise_port = match server.get_or("advertisePort", 0) {
+        0 => port,
+        advertised => advertised,
+    };
+    server.accept_unused(&["logMaxAge", "pluginDir"]);
+    ServerConfig {
+        listen: SocketAddr::new(server.get_or("listenIP", any), port),
+        advertise_ip: server.get("advertiseIP").unwrap_or_else(|| machine::address(ipv6)),
+        advertise_port,
+        hostname: server.get("host").unwrap_or_else(machine::hostname),
+        tls: TlsFiles::from_section(&server.section("tls")),
+        request_rate_limit: server.checked(
+            "requestRateLimit",
+            defaults.request_rate_limit,
+            "calls a second, more than 0",
+            |rate| *rate > 0.0,
+        ),
+        data_dir: server.get_or("dataDir", defaults.data_dir),
+        grace: defaults.grace,
+    }
+}
+
+fn read_log(root: &Section<'_>, defaults: LogConfig) -> LogConfig {
+    let server = root.section("server");
+    LogConfig {
+        console: root.get_or("console", defaults.console),
+        dir: server.get_or("logDir", defaults.dir),
+        level: server.get_or("logLevel", defaults.level),
+        file_len_max: server.get("logMaxSize").map_or(defaults.file_len_max, ByteSize::mb),
+        file_count_max: server.get::<usize>("logMaxBackups").map_or(defaults.file_count_max, |old| old.saturating_add(1)),
+    }
+}
+
+fn read_policy(section: &Section<'_>, defaults: Policy) -> Policy {
+    let algorithm: String = section.get_or("algorithm", "default".to_owned());
+    if algorithm != "default" {
+        section.mistake("algorithm", "default: evaluator plugins are Go shared objects and cannot be loaded");
+    }
+    let positive = "a whole number from 1";
+    let some_time = "a duration longer than 0, such as 500ms";
+    let gc = section.section("gc");
+    let duration = |from: &Section<'_>, key, default| {
+        from.checked(key, default, some_time, |value: &Duration| !value.is_zero())
+    };
+    Policy {
+        back_to_source_limit: section.checked("backToSourceCount", defaults.back_to_source_limit, positive, |n| *n > 0),
+        retry_back_to_source_limit: section.checked(
+            "retryBackToSourceLimit",
+            defaults.retry_back_to_source_limit,
+            positive,
+            |n| *n > 0,
+        ),
+        retry_limit: section.checked("retryLimit", defaults.retry_limit, positive, |n| *n > 0),
+        retry_interval: duration(section, "retryInterval", defaults.retry_interval),
+        piece_download_timeout: duration(&gc, "pieceDownloadTimeout", defaults.piece_download_timeout),
+        peer_gc_interval: duration(&gc, "peerGCInterval", defaults.peer_gc_interval),
+        peer_ttl: duration(&gc, "peerTTL", defaults.peer_ttl),
+        task_gc_interval: duration(&gc, "taskGCInterval", defaults.task_gc_interval),
+        host_gc_interval: duration(&gc, "hostGCInterval", defaults.host_gc_interval),
+        host_ttl: duration(&gc, "hostTTL", defaults.host_ttl),
+        ..defaults
+    }
+}
+
+fn read_host(section: &Section<'_>) -> HostConfig {
+    HostConfig { idc: section.get("idc"), location: section.get("location") }
+}
+
+fn read_manager(section: &Section<'_>) -> Option<ManagerConfig> {
+    let keep_alive_interval = section.section("keepAlive").checked(
+        "interval",
+        Duration::from_secs(5),
+        "a duration longer than 0, such as 5s",
+        |interval: &Duration| !interval.is_zero(),
+    );
+    let tls = TlsFiles::from_section(&section.section("tls"));
+    let addr = section.get::<String>("addr")?;
+    let uri = if addr.contains("://") { addr.clone() } else { format!("http://{addr}") };
+    if tonic::transport::Endpoint::from_shared(uri).is_err() {
+        section.mistake("addr", "the manager's host:port, such as manager:65003");
+    }
+    Some(ManagerConfig { addr, tls, keep_alive_interval })
+}
+
+fn read_seed_peer(section: &Section<'_>) -> Option<TlsFiles> {
+    section.accept_unused(&["taskDownloadTimeout"]);
+    TlsFiles::from_section(&section.section("tls"))
+}
+
+fn read_metrics(section: &Section<'_>) -> Option<SocketAddr> {
+    let addr = section.get_or("addr", SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8000)));
+    section.get_or("enable", false).then_some(addr)
+}
+
+/// Keys of Dragonfly v2 that mean nothing here: its Redis features, job queue, profiler and log output are absent or are
+/// set elsewhere.
+fn accept_unused(root: &Section<'_>) {
+    root.accept_unused(&["database", "job", "peer", "pprofPort", "tracing"]);
+}
