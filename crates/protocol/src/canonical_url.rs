@@ -189,7 +189,7 @@ mod tests {
             &["x"],
             "http://user:pass@h?a=1#part",
         );
-        check("http://h#part/", &["x"], "http://h#part");
+        check("http://h#part/", &["x"], "http://h#part/");
         check("http://h/", &["x"], "http://h/");
         check("hf://owner/repo?b=1&a=2", &["x"], "hf://owner/repo?a=2&b=1");
     }
