@@ -1,0 +1,116 @@
+//! How this daemon connects to the gRPC services of one kind (schedulers, peers, manager), and asks for their health.
+//!
+//! Whether somebody is alive is found out by calls with deadlines, not by pings: servers of Dragonfly v2 close a
+//! connection that is pinged more often than every five minutes.
+
+use std::error::Error as _;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use runtime::grpc::{ClientOptions, DialError};
+use runtime::tls::{TlsError, TlsFiles};
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+/// How long a health check may take, connecting included.
+const HEALTH_MAX: Duration = Duration::from_secs(3);
+
+/// Makes channels to one kind of service.
+#[derive(Clone, Default)]
+pub struct Dialer {
+    options: ClientOptions,
+}
+
+/// Why no channel of a kind can ever be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DialerError {
+    /// A certificate file is no good.
+    #[error(transparent)]
+    Files(#[from] TlsError),
+    /// The files do not fit together.
+    #[error(transparent)]
+    Material(#[from] DialError),
+}
+
+/// What a health check found.
+#[derive(Debug)]
+pub enum Health {
+    /// It serves, or at least speaks gRPC without a health service.
+    Serving,
+    /// It does not, for this reason.
+    Silent(String),
+}
+
+impl Dialer {
+    /// Reads and checks the certificates, if there are any; plain text without.
+    ///
+    /// # Errors
+    /// The certificates cannot be used.
+    pub fn new(tls: Option<&TlsFiles>) -> Result<Self, DialerError> {
+        let tls = tls.map(TlsFiles::read).transpose()?;
+        let options = ClientOptions { tls, ..ClientOptions::default() };
+        // Every later channel uses the same certificates, so that if this one can be made, all can.
+        runtime::grpc::channel("127.0.0.1:1", &options)?;
+        Ok(Self { options })
+    }
+
+    /// A channel to `addr` that connects at its first call and again after each loss.
+    ///
+    /// Must be called within a tokio runtime, as the connection is driven by a task.
+    pub fn lazy(&self, addr: SocketAddr) -> Channel {
+        runtime::grpc::channel(&addr.to_string(), &self.options)
+            .expect("a socket address is a valid address, and new() has checked the certificates")
+    }
+
+    /// A channel to a URL from the configuration; as [`Dialer::lazy`].
+    ///
+    /// # Errors
+    /// The URL is none.
+    pub fn lazy_url(&self, url: &str) -> Result<Channel, DialError> {
+        let plain = url.starts_with("http://");
+        let tls = if plain { None } else { self.options.tls.clone() };
+        runtime::grpc::channel(url, &ClientOptions { tls, ..self.options.clone() })
+    }
+}
+
+impl std::fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dialer").field("tls", &self.options.tls.is_some()).finish()
+    }
+}
+
+/// Asks for the health of the whole server (service `""`); takes at most 3 s.
+pub async fn health(channel: Channel) -> Health {
+    let mut client = HealthClient::new(channel);
+    let request = Request::new(HealthCheckRequest::default());
+    match tokio::time::timeout(HEALTH_MAX, client.check(request)).await {
+        Err(_) => Health::Silent(format!("no answer within {} s", HEALTH_MAX.as_secs())),
+        Ok(Ok(reply)) => match reply.into_inner().status() {
+            ServingStatus::Serving => Health::Serving,
+            other => Health::Silent(format!("its health is {}", other.as_str_name())),
+        },
+        Ok(Err(status)) if status.code() == Code::Unimplemented => Health::Serving,
+        Ok(Err(status)) => Health::Silent(reason(&status)),
+    }
+}
+
+/// The first cause behind a status, which tonic itself only calls "transport error".
+pub fn reason(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        text = error.to_string();
+        cause = error.source();
+    }
+    if text.is_empty() { status.code().description().to_owned() } else { text }
+}
+
+/// True when nobody answered, so that another server should be tried; false when `status` is somebody's answer.
+pub fn is_silence(status: &Status) -> bool {
+    // Only a status made on this side, by the transport, has a source.
+    status.source().is_some() || matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded)
+}
