@@ -299,6 +299,13 @@ impl<'d> Section<'d> {
         self.find(key).is_some()
     }
 
+    /// Whether `key` is written with an empty or `null` value. For sections that `null` switches off.
+    pub fn is_null(&self, key: &'static str) -> bool {
+        self.ask(key);
+        let entry = self.entries.iter().find(|entry| entry.key.eq_ignore_ascii_case(key));
+        entry.is_some_and(|entry| matches!(entry.node.kind, Kind::Null))
+    }
+
     /// The full path of `key`, such as `upload.server.port`: what an error at run time should name.
     pub fn path_of(&self, key: &str) -> String {
         if self.path.is_empty() {
