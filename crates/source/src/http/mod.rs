@@ -1,0 +1,386 @@
+//! Origins that speak HTTP or HTTPS.
+//!
+//! Reads are always GETs: signed URLs are often bound to the method, so a HEAD is sent only when a GET did not
+//! tell the length. HTTP/1.1 only, one connection per range: ranges read side by side then do not share
+//! one TCP window, as they would over HTTP/2. Redirects are followed here and not by the HTTP library, because each hop must pass the egress
+//! policy and shed the credentials meant for another origin.
+//!
+//! A changed content is recognised twice: by `If-Match` (or `If-Unmodified-Since` where there is no strong ETag) and by comparing
+//! every answer with the version seen first. `If-Range` is not used: its answer to a change is the whole new content, which we do not want.
+//!
+//! Not here: any cache, and any decision about which bytes to read.
+
+mod answer;
+mod clients;
+mod failure;
+mod listing;
+mod options;
+mod outgoing;
+mod resolver;
+
+use ::http::{HeaderMap, Method, StatusCode, header};
+use async_trait::async_trait;
+use futures::StreamExt;
+use reqwest::Response;
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::debug;
+use url::Url;
+
+pub use options::{EncodedContent, HttpOptions, ProxyUse};
+
+use crate::content::BodyLimits;
+use crate::{
+    Body, Content, Entry, Facts, Get, ListLimits, RangeSupport, Redacted, Request, Source,
+    SourceError, StallPhase, Version, Want,
+};
+use answer::Verdict;
+use clients::Clients;
+use outgoing::Outgoing;
+
+/// A body up to this length is read rather than dropped, so that its connection can be used again.
+const DRAIN_MAX: u64 = 64 << 10;
+
+/// The backend for `http` and `https`.
+#[derive(Debug)]
+pub struct HttpSource {
+    options: HttpOptions,
+    clients: Clients,
+}
+
+/// The end of the operation, and the limit that made it.
+type Deadline = Option<(Instant, std::time::Duration)>;
+
+impl HttpSource {
+    /// A backend with these options. Connects nowhere yet; trust roots of the system are read when the first HTTPS URL comes.
+    ///
+    /// # Errors
+    ///
+    /// [`SourceError::Setup`] if a proxy variable of the environment or a configured trust root cannot be used.
+    pub fn new(options: HttpOptions) -> Result<Self, SourceError> {
+        let clients = Clients::new(&options)?;
+        Ok(Self { options, clients })
+    }
+
+    /// Makes the tries that the options allow, the mirror remembered in the version first.
+    async fn read(&self, request: &Request, get: &Get) -> Result<Content, SourceError> {
+        let deadline = request
+            .deadline
+            .map(|limit| (Instant::now() + limit, limit));
+        let tries = async {
+            if let Some(location) = get
+                .version
+                .as_ref()
+                .and_then(|version| version.location.clone())
+            {
+                match self.read_once(request, get, Some(location), deadline).await {
+                    Err(error) if !is_final(&error) => {
+                        debug!(%error, "mirror given up, asking the original URL")
+                    }
+                    outcome => return outcome,
+                }
+            }
+            let mut failed = 0;
+            loop {
+                let error = match self.read_once(request, get, None, deadline).await {
+                    Ok(content) => return Ok(content),
+                    Err(error) => error,
+                };
+                failed += 1;
+                match self.options.retry.pause(failed, &error, fastrand::f64()) {
+                    Some(pause) => {
+                        debug!(%error, failed, pause_ms = pause.as_millis(), "origin request failed, trying again");
+                        tokio::time::sleep(pause).await;
+                    }
+                    None => return Err(error),
+                }
+            }
+        };
+        within(deadline, &request.url, tries).await
+    }
+
+    /// One try: the redirects to the answer, the answer's check, and for an unwilling origin the read without a range.
+    async fn read_once(
+        &self,
+        request: &Request,
+        get: &Get,
+        location: Option<Url>,
+        deadline: Deadline,
+    ) -> Result<Content, SourceError> {
+        let (response, url) = self
+            .follow(request, Method::GET, get, location.clone())
+            .await?;
+        match answer::judge(
+            get,
+            &url,
+            response.status(),
+            response.headers(),
+            &self.options,
+        )? {
+            Verdict::Body(judged) => {
+                let moved = (url != request.url).then(|| url.clone());
+                let mut facts = judged.facts;
+                facts.version.location = moved;
+                let limits = BodyLimits {
+                    idle: self.options.idle_limit,
+                    deadline,
+                };
+                let body = Body::new(
+                    bytes_of(response),
+                    Redacted::url(&url),
+                    judged.length,
+                    limits,
+                );
+                Ok(match judged.slice {
+                    Some(slice) => {
+                        Content::new(facts, slice.start, body.slice(slice.start, slice.length))
+                    }
+                    None => Content::new(facts, judged.start, body),
+                })
+            }
+            Verdict::AskWithoutRange => {
+                drain(response, self.options.idle_limit).await;
+                let whole = Get {
+                    want: Want::Whole,
+                    version: get.version.clone(),
+                };
+                let mut content =
+                    Box::pin(self.read_once(request, &whole, location, deadline)).await?;
+                content.facts.ranges = RangeSupport::No;
+                Ok(content)
+            }
+        }
+    }
+
+    /// Sends the request and follows redirects; returns the first answer that is none, and where it came from.
+    async fn follow(
+        &self,
+        request: &Request,
+        method: Method,
+        get: &Get,
+        location: Option<Url>,
+    ) -> Result<(Response, Url), SourceError> {
+        let outgoing = Outgoing::new(request, get, &self.options)?;
+        let mut url = location.unwrap_or_else(|| outgoing.url.clone());
+        let mut crossed = false;
+        for _ in 0..=self.options.redirects_max {
+            crossed |= !outgoing::same_origin(&url, &outgoing.url);
+            let response = self
+                .send(request, &method, &url, outgoing.headers(crossed))
+                .await?;
+            if !is_redirect(response.status()) {
+                return Ok((response, url));
+            }
+            let next = redirect_target(&url, response.headers())?;
+            drain(response, self.options.idle_limit).await;
+            url = next;
+        }
+        Err(SourceError::Redirect {
+            url: Redacted::url(&request.url),
+            reason: format!(
+                "there are more than {} of them in a row",
+                self.options.redirects_max
+            ),
+        })
+    }
+
+    async fn send(
+        &self,
+        request: &Request,
+        method: &Method,
+        url: &Url,
+        headers: HeaderMap,
+    ) -> Result<Response, SourceError> {
+        let host = url.host_str().unwrap_or_default();
+        if !self.options.egress.permits_host(host) {
+            return Err(SourceError::Denied {
+                url: Redacted::url(url),
+                host: host.to_owned(),
+            });
+        }
+        let client = self.clients.client_for(url, &request.trust_roots).await?;
+        let sent = client
+            .request(method.clone(), url.clone())
+            .headers(headers)
+            .send();
+        let limit = self.options.header_limit;
+        match timeout(limit, sent).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => Err(failure::of_exchange(
+                &error,
+                url,
+                self.options.connect_limit,
+            )),
+            Err(_) => Err(SourceError::Stalled {
+                url: Redacted::url(url),
+                phase: StallPhase::Header,
+                limit,
+                received: 0,
+            }),
+        }
+    }
+
+    /// What a HEAD tells of the length; an origin that cannot answer it tells nothing.
+    async fn length_by_head(&self, request: &Request) -> Option<u64> {
+        let (response, _) = self
+            .follow(request, Method::HEAD, &Get::whole(), None)
+            .await
+            .ok()?;
+        let is_length = response.status() == StatusCode::OK
+            && !response.headers().contains_key(header::TRANSFER_ENCODING)
+            && !response.headers().contains_key(header::CONTENT_ENCODING);
+        is_length
+            .then(|| answer::content_length(response.headers()))
+            .flatten()
+    }
+}
+
+#[async_trait]
+impl Source for HttpSource {
+    fn schemes(&self) -> &'static [&'static str] {
+        &["http", "https"]
+    }
+
+    async fn stat(&self, request: &Request) -> Result<Facts, SourceError> {
+        let Content {
+            mut facts,
+            body,
+            length,
+            ..
+        } = self.read(request, &Get::prefix(1)).await?;
+        if length.is_some_and(|length| length <= DRAIN_MAX) {
+            // Only for the sake of the connection: the facts are known.
+            let _ = body
+                .collect(usize::try_from(DRAIN_MAX).unwrap_or(usize::MAX))
+                .await;
+        }
+        if facts.content_length.is_none() {
+            let deadline = request
+                .deadline
+                .map(|limit| (Instant::now() + limit, limit));
+            let asked = async { Ok(self.length_by_head(request).await) };
+            facts.content_length = within(deadline, &request.url, asked).await?;
+            facts.version.content_length = facts.content_length;
+            if let Some(length) = facts.content_length {
+                facts
+                    .header
+                    .insert("content-length".to_owned(), length.to_string());
+            }
+        }
+        Ok(facts)
+    }
+
+    async fn get(&self, request: &Request, get: Get) -> Result<Content, SourceError> {
+        if let Want::Range(range) | Want::RangeOrSkip(range) = get.want
+            && (range.length == 0 || range.start.checked_add(range.length).is_none())
+        {
+            return Err(SourceError::InvalidRange {
+                url: Redacted::url(&request.url),
+                range,
+            });
+        }
+        self.read(request, &get).await
+    }
+
+    async fn exists(&self, request: &Request) -> Result<bool, SourceError> {
+        match self.stat(request).await {
+            Ok(_) => Ok(true),
+            Err(SourceError::Status {
+                status_code: 404 | 410,
+                ..
+            }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn list(&self, request: &Request, limits: ListLimits) -> Result<Vec<Entry>, SourceError> {
+        listing::list(self, request, limits).await
+    }
+}
+
+/// Whether the original URL would say the same as the mirror did.
+fn is_final(error: &SourceError) -> bool {
+    matches!(
+        error,
+        SourceError::Changed { .. } | SourceError::InvalidHeader { .. } | SourceError::Setup { .. }
+    )
+}
+
+/// Runs an operation up to its deadline.
+async fn within<T>(
+    deadline: Deadline,
+    url: &Url,
+    operation: impl Future<Output = Result<T, SourceError>>,
+) -> Result<T, SourceError> {
+    let Some((end, limit)) = deadline else {
+        return operation.await;
+    };
+    match timeout_at(end, operation).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(SourceError::Deadline {
+            url: Redacted::url(url),
+            limit,
+            received: 0,
+        }),
+    }
+}
+
+/// Redirects that mean the same content elsewhere. 300 and 304 to 306 do not.
+fn is_redirect(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}
+
+fn redirect_target(from: &Url, headers: &HeaderMap) -> Result<Url, SourceError> {
+    let refused = |reason: String| SourceError::Redirect {
+        url: Redacted::url(from),
+        reason,
+    };
+    let location = headers
+        .get(header::LOCATION)
+        .ok_or_else(|| refused("it has no Location".to_owned()))?;
+    // Locations are often UTF-8 although they should not be; the URL parser escapes what it must.
+    let location = str::from_utf8(location.as_bytes())
+        .map_err(|_| refused("its Location is no text".to_owned()))?;
+    let mut target = from
+        .join(location)
+        .map_err(|error| refused(format!("its Location is no URL: {error}")))?;
+    if !matches!(target.scheme(), "http" | "https") {
+        return Err(refused(format!("it leads to scheme {:?}", target.scheme())));
+    }
+    target.set_fragment(None);
+    Ok(target)
+}
+
+fn bytes_of(
+    response: Response,
+) -> futures::stream::BoxStream<'static, Result<bytes::Bytes, String>> {
+    response
+        .bytes_stream()
+        .map(|read| read.map_err(|error| failure::root_cause(&error)))
+        .boxed()
+}
+
+/// Reads a short body that nobody wants, so that its connection can be used again.
+async fn drain(mut response: Response, limit: std::time::Duration) {
+    if answer::content_length(response.headers()).is_some_and(|length| length <= DRAIN_MAX) {
+        let read_all = async { while let Ok(Some(_)) = response.chunk().await {} };
+        // A body that does not come within the limit costs the connection and nothing else.
+        let _ = timeout(limit, read_all).await;
+    }
+}
+
+impl Version {
+    pub(crate) fn of_headers(headers: &HeaderMap, content_length: Option<u64>) -> Self {
+        let text = |name| {
+            headers
+                .get(name)
+                .and_then(|value| value.to_str().ok())
+                .map(|value| value.trim().to_owned())
+        };
+        Self {
+            content_length,
+            etag: text(header::ETAG),
+            last_modified: text(header::LAST_MODIFIED),
+            location: None,
+        }
+    }
+}
