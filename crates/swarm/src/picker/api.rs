@@ -174,7 +174,8 @@ pub enum Suspicion {
 pub enum PickerAction {
     /// Send this request.
     Request(Request),
-    /// Stop this request; the picker has forgotten it, nothing about it needs to be reported.
+    /// Stop this request; the picker has forgotten it, nothing about it needs to be reported. It may
+    /// have ended meanwhile.
     Cancel {
         /// The request.
         request: RequestId,

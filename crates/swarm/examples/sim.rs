@@ -1,0 +1,52 @@
+//! Prints how near to the fluid lower bound a simulated swarm comes.
+//!
+//! `cargo run -p swarm --example sim -- [hosts=16] [mb=200] [piece=4] [draws=3] [warm] [v2=0] [slow=10]
+//! [kill] [freeze] [batch=5]`: `mb` and `piece` in MiB, `slow` the factor of the slow host, `batch` in ms.
+
+#[path = "../tests/sim/mod.rs"]
+#[allow(unreachable_pub, reason = "a module of its own in the tests")]
+mod sim;
+
+use std::time::{Duration, Instant};
+
+use sim::Scene;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut scene = Scene::new(16);
+    let mut draws = 3;
+    for argument in std::env::args().skip(1) {
+        let (key, value) = argument.split_once('=').unwrap_or((&argument, ""));
+        match key {
+            "hosts" => scene.hosts = value.parse()?,
+            "mb" => scene.content = value.parse::<u64>()? << 20,
+            "piece" => scene.piece = value.parse::<u64>()? << 20,
+            "draws" => draws = value.parse()?,
+            "v2" => scene.v2 = value.parse()?,
+            "flight" => scene.options.in_flight = value.parse()?,
+            "window" => scene.options.window = value.parse()?,
+            "batch" => scene.batch = Duration::from_millis(value.parse()?),
+            "delay" => scene.delay = Duration::from_millis(value.parse()?),
+            "degree" => scene.degree = value.parse()?,
+            "mbit" => scene.rate = value.parse::<f64>()? * 125_000.0,
+            "warm" => scene.warm = true,
+            "slow" => scene.slow = Some((2, value.parse()?)),
+            "kill" => scene.kill = Some((1, Duration::from_secs(4))),
+            "freeze" => scene.freeze = Some((1, Duration::from_secs(4))),
+            _ => return Err(format!("unknown argument {key}").into()),
+        }
+    }
+    for chance in 1..=draws {
+        let started = Instant::now();
+        let report = Scene {
+            chance,
+            ..scene.clone()
+        }
+        .run();
+        println!(
+            "{} hosts, draw {chance} ({:.2} s): {report}",
+            scene.hosts,
+            started.elapsed().as_secs_f64()
+        );
+    }
+    Ok(())
+}
