@@ -1,0 +1,242 @@
+//! One exchange with a parent, on a blocking thread: ask, read the head, receive the content.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use protocol::vortex::{HEADER_LEN, Header, Reply};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use super::cancel::Attached;
+use super::{CancelHandle, FetchError, FetchRequest, Shared, Sink};
+use crate::{RateLimit, sys};
+
+/// Fetches what is wanted; counts in `received` what the sink has taken.
+pub(super) fn fetch<S: Sink>(
+    shared: &Shared,
+    request: &FetchRequest,
+    sink: &mut S,
+    cancel: &CancelHandle,
+    received: &mut u64,
+) -> Result<(), FetchError> {
+    let packet = request.wanted.to_request().to_packet(fastrand::u8(..))?;
+    let (connection, reply) = ask(shared, request, &packet, cancel)?;
+    let outcome = match request.wanted.accept(reply) {
+        Ok(head) => {
+            sink.head(&head)?;
+            let mut buffer = shared.buffers.take();
+            let content = Content {
+                shared,
+                request,
+                cancel,
+                connection: &connection,
+            };
+            let outcome = content.receive(&mut buffer, sink, received);
+            shared.buffers.put(buffer);
+            outcome
+        }
+        Err(error) => Err(error),
+    };
+    // After an error reply, too, a parent keeps the connection.
+    if matches!(outcome, Ok(()) | Err(FetchError::Refused(_))) {
+        connection.keep(shared, request.parent);
+    }
+    outcome
+}
+
+/// A connection within reach of the cancel handle.
+struct Connection<'a> {
+    stream: Arc<TcpStream>,
+    attached: Attached<'a>,
+    cancel: &'a CancelHandle,
+}
+
+/// Asks on a connection that is there; if that fails for any reason but time, once more on a new one.
+fn ask<'a>(
+    shared: &Shared,
+    request: &FetchRequest,
+    packet: &[u8],
+    cancel: &'a CancelHandle,
+) -> Result<(Connection<'a>, Reply), FetchError> {
+    let deadline = Instant::now() + request.limits.head;
+    if let Some(stream) = shared.pool.take(request.parent, Instant::now()) {
+        let connection = Connection::attach(stream, cancel)?;
+        match connection.exchange(packet, deadline, request.limits.head) {
+            Ok(reply) => return Ok((connection, reply)),
+            Err(error @ (FetchError::Cancelled | FetchError::Stalled(_))) => return Err(error),
+            Err(_) => {}
+        }
+    }
+    let connection = connect(request.parent, shared.options.connect, cancel)?;
+    let deadline = Instant::now() + request.limits.head;
+    let reply = connection.exchange(packet, deadline, request.limits.head)?;
+    Ok((connection, reply))
+}
+
+fn connect(
+    parent: SocketAddr,
+    timeout: Duration,
+    cancel: &CancelHandle,
+) -> Result<Connection<'_>, FetchError> {
+    let socket = Socket::new(
+        Domain::for_address(parent),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    );
+    let stream = Arc::new(TcpStream::from(socket.map_err(FetchError::Connect)?));
+    let connection = Connection::attach(stream, cancel)?;
+    let socket = SockRef::from(&*connection.stream);
+    let connected = sys::set_piece_socket_options(&socket)
+        .and_then(|()| socket.connect_timeout(&parent.into(), timeout))
+        .and_then(|()| socket.set_write_timeout(Some(timeout)))
+        .and_then(|()| sys::set_receive_low_water(&*connection.stream, sys::RECEIVE_LOW_WATER));
+    match connected {
+        Ok(()) => Ok(connection),
+        Err(_) if cancel.is_cancelled() => Err(FetchError::Cancelled),
+        Err(error) => Err(FetchError::Connect(error)),
+    }
+}
+
+impl<'a> Connection<'a> {
+    fn attach(stream: Arc<TcpStream>, cancel: &'a CancelHandle) -> Result<Self, FetchError> {
+        let attached = cancel.attach(&stream).ok_or(FetchError::Cancelled)?;
+        Ok(Self {
+            stream,
+            attached,
+            cancel,
+        })
+    }
+
+    /// Gives the connection back to the pool, unless it was shut down meanwhile.
+    fn keep(self, shared: &Shared, parent: SocketAddr) {
+        if self.attached.detach() {
+            shared.pool.put(parent, self.stream, Instant::now());
+        }
+    }
+
+    /// Sends the request and reads the head of the reply.
+    fn exchange(
+        &self,
+        packet: &[u8],
+        deadline: Instant,
+        limit: Duration,
+    ) -> Result<Reply, FetchError> {
+        (&*self.stream)
+            .write_all(packet)
+            .map_err(|error| self.failed(error, limit))?;
+        let mut header = [0; HEADER_LEN];
+        self.read_exact(&mut header, deadline, limit)?;
+        let header = Header::from_bytes(header);
+        let mut value = vec![0; header.reply_len()?];
+        self.read_exact(&mut value, deadline, limit)?;
+        Ok(Reply::decode(header.tag, &value)?)
+    }
+
+    fn read_exact(
+        &self,
+        mut bytes: &mut [u8],
+        deadline: Instant,
+        limit: Duration,
+    ) -> Result<(), FetchError> {
+        while !bytes.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(FetchError::Stalled(limit));
+            }
+            self.set_timeout(left)?;
+            let count = self.receive(bytes, limit)?;
+            bytes = &mut bytes[count..];
+        }
+        Ok(())
+    }
+
+    /// How long [`Connection::receive`] waits.
+    fn set_timeout(&self, timeout: Duration) -> Result<(), FetchError> {
+        // Zero would mean for ever.
+        let timeout = timeout.max(Duration::from_millis(1));
+        self.stream
+            .set_read_timeout(Some(timeout))
+            .map_err(|error| self.failed(error, timeout))
+    }
+
+    /// Waits for bytes and says how many came; an end of the stream is an error. `limit` is what the caller allows, for
+    /// the error's text.
+    fn receive(&self, bytes: &mut [u8], limit: Duration) -> Result<usize, FetchError> {
+        loop {
+            match (&*self.stream).read(bytes) {
+                Ok(0) => return Err(self.failed(ErrorKind::UnexpectedEof.into(), limit)),
+                Ok(count) => return Ok(count),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.failed(error, limit)),
+            }
+        }
+    }
+
+    fn failed(&self, error: io::Error, limit: Duration) -> FetchError {
+        match error.kind() {
+            // Shutting the socket down shows as an end or as an error, depending on the moment.
+            _ if self.cancel.is_cancelled() => FetchError::Cancelled,
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => FetchError::Stalled(limit),
+            ErrorKind::UnexpectedEof => FetchError::Closed,
+            _ => FetchError::Broken(error),
+        }
+    }
+}
+
+/// The content that follows an accepted head.
+struct Content<'a> {
+    shared: &'a Shared,
+    request: &'a FetchRequest,
+    cancel: &'a CancelHandle,
+    connection: &'a Connection<'a>,
+}
+
+impl Content<'_> {
+    fn receive<S: Sink>(
+        &self,
+        buffer: &mut [u8],
+        sink: &mut S,
+        received: &mut u64,
+    ) -> Result<(), FetchError> {
+        let limits = self.request.limits;
+        let deadline = Instant::now() + limits.content;
+        let length = self.request.wanted.length();
+        self.connection.set_timeout(limits.stall)?;
+        while *received < length {
+            let want = usize::try_from(length - *received)
+                .map_or(buffer.len(), |left| left.min(buffer.len()));
+            let count = self.connection.receive(&mut buffer[..want], limits.stall)?;
+            sink.write(*received, &buffer[..count])?;
+            *received += count as u64;
+            if Instant::now() > deadline && *received < length {
+                return Err(FetchError::Deadline(limits.content));
+            }
+            if let Some(limit) = &self.shared.options.download_limit {
+                self.pace(limit, count as u64)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the download limit allows what has come; the parent is held back by the full receive window.
+    fn pace(&self, limit: &RateLimit, bytes: u64) -> Result<(), FetchError> {
+        let now = Instant::now();
+        let until = now + limit.reserve(bytes, now).min(PACE_MAX);
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if self.cancel.is_cancelled() {
+                return Err(FetchError::Cancelled);
+            }
+            if left.is_zero() {
+                return Ok(());
+            }
+            std::thread::sleep(left.min(PACE_STEP));
+        }
+    }
+}
+
+/// Longest wait for the download limit between two portions; whoever is held longer has a limit that is far too low.
+const PACE_MAX: Duration = Duration::from_secs(60);
+/// A cancelled fetch that waits for the download limit ends within this time.
+const PACE_STEP: Duration = Duration::from_millis(20);
