@@ -4,8 +4,18 @@
 //! connection that is pinged more often than every five minutes.
 
 use std::error::Error as _;
+use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
+
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
 
 use runtime::grpc::{ClientOptions, DialError};
 use runtime::tls::{TlsError, TlsFiles};
@@ -66,6 +76,21 @@ impl Dialer {
             .expect("a socket address is a valid address, and new() has checked the certificates")
     }
 
+    /// As [`Dialer::lazy`], and tells when the connection is lost.
+    pub fn watched(&self, addr: SocketAddr) -> (Channel, Arc<Notify>) {
+        let lost = Arc::new(Notify::new());
+        let connector = tower::service_fn({
+            let lost = lost.clone();
+            move |_: Uri| {
+                let lost = lost.clone();
+                async move { Watched::connect(addr, lost).await.map(TokioIo::new) }
+            }
+        });
+        let endpoint = runtime::grpc::endpoint(&addr.to_string(), &self.options)
+            .expect("a socket address is a valid address, and new() has checked the certificates");
+        (endpoint.connect_with_connector_lazy(connector), lost)
+    }
+
     /// A channel to a URL from the configuration; as [`Dialer::lazy`].
     ///
     /// # Errors
@@ -113,4 +138,56 @@ pub fn reason(status: &Status) -> String {
 pub fn is_silence(status: &Status) -> bool {
     // Only a status made on this side, by the transport, has a source.
     status.source().is_some() || matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded)
+}
+
+/// A connection that tells when it is dropped, which its driver does as soon as the other side closes or resets it.
+struct Watched {
+    stream: TcpStream,
+    lost: Arc<Notify>,
+}
+
+impl Watched {
+    async fn connect(addr: SocketAddr, lost: Arc<Notify>) -> io::Result<Self> {
+        let stream = TcpStream::connect(addr).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, lost })
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.lost.notify_one();
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, buffers)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }

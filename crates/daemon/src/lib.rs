@@ -9,15 +9,19 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod announce;
 pub mod blocklist;
 pub mod config;
 pub mod dial;
+pub mod dynconfig;
 pub mod engine;
 pub mod host;
 pub mod identity;
 pub mod link;
 pub mod metrics;
 pub mod schedulers;
+#[cfg(test)]
+mod testing;
 
 /// The commit that this build was made from, as `--version` and the announcements tell it.
 pub const GIT_COMMIT: &str = match option_env!("DRAGONFLY_GIT_COMMIT") {

@@ -4,9 +4,10 @@
 //! owner comes from the consistent-hash ring of Dragonfly v2, keyed by hostname (`ip:port` where there is none), built
 //! over the schedulers that answer: taking one out of the ring hands its tasks to the next node, for every daemon alike.
 //!
-//! A scheduler that fails a call is reported with [`Schedulers::report_failure`] and leaves the ring at once; the
-//! [monitor](Schedulers::monitor) asks it again with growing pauses and puts it back when it answers. Whoever wants to
-//! know about either follows [`Schedulers::changes`].
+//! One task per member watches its health: it hears of a lost connection at once, notices a frozen process within
+//! seconds, and asks a silent one again with growing pauses. A call that got no answer is reported with
+//! [`Schedulers::report_failure`], which takes the scheduler out of the ring until it answers. Whoever wants to know
+//! follows [`Schedulers::changes`].
 //!
 //! Not here: where the list comes from (`dynconfig`), and what is said to a scheduler (`announce`, `engine`).
 
@@ -16,12 +17,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use futures::future::join_all;
 use parking_lot::Mutex;
 use protocol::{HashRing, TaskId};
-use tokio::sync::{Notify, watch};
-use tokio::time::Instant;
 use runtime::shutdown::Shutdown;
+use tokio::sync::{Notify, watch};
+use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Channel;
 use tracing::{info, warn};
 
@@ -30,7 +30,7 @@ use crate::dial::{self, Dialer, Health};
 /// Members beyond this many are ignored; a cluster has a handful, and each costs 512 places on the ring.
 const MEMBERS_MAX: usize = 256;
 
-/// How often a scheduler that answers is asked whether it still does.
+/// How often a scheduler that answers is asked whether it still does: it may be frozen with its connection open.
 const SERVING_INTERVAL: Duration = Duration::from_secs(15);
 
 /// First and longest pause before a silent scheduler is asked again.
@@ -44,6 +44,8 @@ pub struct SchedulerHandle {
     pub addr: Arc<str>,
     /// Shared by everybody who talks to this scheduler; connects at the first call, multiplexes all of them.
     pub channel: Channel,
+    /// Grows each time that this scheduler comes back, as it may then have forgotten this host.
+    pub generation: u64,
 }
 
 /// A scheduler as the manager or the local dynconfig names it.
@@ -55,112 +57,80 @@ pub struct Member {
     pub addr: SocketAddr,
     /// The manager's id of it; of several members with one name the highest id counts. 0 in local mode.
     pub id: u64,
-}
-
-impl Member {
-    /// A member that has no hostname.
-    pub fn unnamed(addr: SocketAddr) -> Self {
-        Self {
-            name: addr.to_string(),
-            addr,
-            id: 0,
-        }
-    }
+    /// Whether it answered when it was listed; one that did not is used as soon as it does.
+    pub serving: bool,
 }
 
 /// The pool: members, their health, and the ring over those that answer.
-#[derive(Debug)]
 pub struct Schedulers {
     dialer: Dialer,
-    /// Held for short, never while awaiting; `ring` is rebuilt from it under the same lock.
+    shutdown: Shutdown,
+    /// Held for short, never while awaiting; `usable` is rebuilt from it under the same lock.
     entries: Mutex<BTreeMap<SocketAddr, Entry>>,
-    ring: ArcSwap<Usable>,
+    usable: ArcSwap<Usable>,
     /// Counts the changes of the usable set.
     changed: watch::Sender<u64>,
-    /// Wakes the monitor: a failure was reported, or the members changed.
-    wake: Notify,
 }
 
-#[derive(Debug)]
 struct Entry {
     member: Member,
     handle: SchedulerHandle,
-    state: State,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// Not asked yet, or answered; used, and asked again at the instant.
-    Usable { probe_at: Instant },
-    /// Failed a call or a probe; not used, asked again at the instant.
-    Down { probe_at: Instant, failures: u32 },
-}
-
-impl State {
-    fn probe_at(self) -> Instant {
-        match self {
-            Self::Usable { probe_at } | Self::Down { probe_at, .. } => probe_at,
-        }
-    }
-
-    fn is_usable(self) -> bool {
-        matches!(self, Self::Usable { .. })
-    }
+    /// Notified when the channel's connection ends.
+    lost: Arc<Notify>,
+    usable: bool,
+    /// Tells the watcher that a call got no answer.
+    suspected: Arc<Notify>,
+    _watcher: AbortOnDropHandle<Option<()>>,
 }
 
 /// The ring and what its nodes stand for.
-#[derive(Debug)]
 struct Usable {
     ring: HashRing,
     by_name: BTreeMap<String, SchedulerHandle>,
 }
 
 impl Schedulers {
-    /// An empty pool that connects as `dialer` says.
-    pub fn new(dialer: Dialer) -> Arc<Self> {
+    /// An empty pool that connects as `dialer` says, and stops watching when `shutdown` begins.
+    pub fn new(dialer: Dialer, shutdown: &Shutdown) -> Arc<Self> {
         Arc::new(Self {
             dialer,
+            shutdown: shutdown.clone(),
             entries: Mutex::new(BTreeMap::new()),
-            ring: ArcSwap::from_pointee(Usable::over(std::iter::empty())),
-            changed: watch::channel(0).0,
-            wake: Notify::new(),
+            usable: ArcSwap::from_pointee(Usable::over(std::iter::empty())),
+            changed: watch::Sender::new(0),
         })
     }
 
     /// The scheduler that owns `task_id` among those that answer; `None` when none does.
     ///
-    /// When a call to it fails for want of an answer, call [`report_failure`](Self::report_failure) and ask again: the
-    /// next node of the ring is returned then.
+    /// When a call to it gets no answer, call [`report_failure`](Self::report_failure) and ask again: the next node of
+    /// the ring is returned then.
     pub fn for_task(&self, task_id: &TaskId) -> Option<SchedulerHandle> {
-        let usable = self.ring.load();
+        let usable = self.usable.load();
         let name = usable.ring.owner(task_id.as_str())?;
         usable.by_name.get(name).cloned()
     }
 
     /// Every scheduler that answers, for what concerns the host and not one task.
     pub fn all(&self) -> Vec<SchedulerHandle> {
-        self.ring.load().by_name.values().cloned().collect()
+        self.usable.load().by_name.values().cloned().collect()
     }
 
-    /// Takes the scheduler at `addr` out of use until it answers a probe, which is sent at once.
+    /// Takes the scheduler at `addr` out of use until it answers a health check, which is sent at once.
     ///
-    /// For calls that got no answer (connection refused or lost, deadline): an answer with an error is an answer.
-    /// An unknown address is ignored: the member may have been removed meanwhile.
+    /// For calls that got no answer (see [`dial::is_silence`]): an answer with an error is an answer. An unknown address
+    /// is ignored: the member may have been removed meanwhile.
     pub fn report_failure(&self, addr: &str) {
-        let mut entries = self.entries.lock();
-        let Some(entry) = entries.values_mut().find(|entry| &*entry.handle.addr == addr) else {
-            return;
-        };
-        if !entry.state.is_usable() {
-            return;
+        let Ok(addr) = addr.parse() else { return };
+        self.set_silent(addr, "a call got no answer");
+        if let Some(entry) = self.entries.lock().get(&addr) {
+            entry.suspected.notify_one();
         }
-        warn!(scheduler = addr, "scheduler did not answer, using others until it does");
-        entry.state = State::Down {
-            probe_at: Instant::now(),
-            failures: 0,
-        };
-        self.rebuild(&entries);
-        self.wake.notify_one();
+    }
+
+    /// Whether there are no members at all, answering or not.
+    pub fn is_empty(&self) -> bool {
+        self.entries.lock().is_empty()
     }
 
     /// A counter that changes whenever the set of usable schedulers does: one came, went, failed or came back.
@@ -168,10 +138,10 @@ impl Schedulers {
         self.changed.subscribe()
     }
 
-    /// Replaces the members. Connections and health of those that stay are kept; new ones are used at once.
+    /// Replaces the members. Connections and health of those that stay are kept.
     ///
-    /// Several members with one name: the one with the highest id counts, as in v2.
-    pub fn set_members(&self, members: Vec<Member>) {
+    /// Several members with one name: the one with the highest id counts, as in v2. Must be called within a tokio runtime.
+    pub fn set_members(self: &Arc<Self>, members: Vec<Member>) {
         let mut by_name: BTreeMap<String, Member> = BTreeMap::new();
         for member in members {
             match by_name.get(&member.name) {
@@ -182,11 +152,7 @@ impl Schedulers {
             }
         }
         if by_name.len() > MEMBERS_MAX {
-            warn!(
-                count = by_name.len(),
-                max = MEMBERS_MAX,
-                "too many schedulers, the last ones are not used"
-            );
+            warn!(count = by_name.len(), max = MEMBERS_MAX, "too many schedulers, the last ones are not used");
         }
         let mut entries = self.entries.lock();
         let mut next = BTreeMap::new();
@@ -199,135 +165,204 @@ impl Schedulers {
         }
         *entries = next;
         self.rebuild(&entries);
-        self.wake.notify_one();
     }
 
-    /// Asks every member for its health, again and again, until `shutdown`.
-    ///
-    /// Cancel-safe: state changes only between awaits.
-    pub async fn monitor(&self, shutdown: &Shutdown) {
-        loop {
-            let due = self.due(Instant::now());
-            tokio::select! {
-                biased;
-                () = shutdown.begun() => return,
-                () = self.probe(due) => {}
-            }
-            let next = self.next_probe();
-            tokio::select! {
-                biased;
-                () = shutdown.begun() => return,
-                () = self.wake.notified() => {}
-                () = tokio::time::sleep_until(next) => {}
-            }
-        }
-    }
-
-    fn enter(&self, member: Member) -> Entry {
+    fn enter(self: &Arc<Self>, member: Member) -> Entry {
+        let suspected = Arc::new(Notify::new());
+        let watcher = self.clone().watch(member.addr, suspected.clone());
+        let task = self.shutdown.spawn_until_begun(format!("health of scheduler {}", member.addr), watcher);
+        let (channel, lost) = self.dialer.watched(member.addr);
         Entry {
-            handle: self.connect(member.addr),
+            handle: SchedulerHandle { addr: member.addr.to_string().into(), channel, generation: 0 },
+            lost,
+            usable: member.serving,
             member,
-            state: State::Usable {
-                probe_at: Instant::now(),
-            },
+            suspected,
+            _watcher: AbortOnDropHandle::new(task),
         }
     }
 
-    fn connect(&self, addr: SocketAddr) -> SchedulerHandle {
-        SchedulerHandle {
-            addr: addr.to_string().into(),
-            channel: self.dialer.lazy(addr),
-        }
-    }
-
-    /// The members whose time has come. A silent one gets a fresh connection: its old one may lead nowhere.
-    fn due(&self, now: Instant) -> Vec<SchedulerHandle> {
-        let mut entries = self.entries.lock();
-        let mut due = Vec::new();
-        for entry in entries.values_mut().filter(|entry| entry.state.probe_at() <= now) {
-            if !entry.state.is_usable() {
-                entry.handle = self.connect(entry.member.addr);
+    /// Follows the health of the member at `addr` until it is removed.
+    async fn watch(self: Arc<Self>, addr: SocketAddr, suspected: Arc<Notify>) {
+        let mut failures = 0;
+        while let Some((channel, lost)) = self.connection(addr) {
+            match dial::health(channel).await {
+                Health::Serving => {
+                    failures = 0;
+                    self.set_usable(addr);
+                    tokio::select! {
+                        () = lost.notified() => {
+                            self.set_silent(addr, "the connection was lost");
+                            self.reconnect(addr);
+                        }
+                        () = suspected.notified() => self.reconnect(addr),
+                        () = tokio::time::sleep(jittered(SERVING_INTERVAL)) => {}
+                    }
+                }
+                Health::Silent(why) => {
+                    self.set_silent(addr, &why);
+                    // The old connection may lead nowhere.
+                    self.reconnect(addr);
+                    tokio::time::sleep(pause_after(failures)).await;
+                    failures += 1;
+                }
             }
-            due.push(entry.handle.clone());
         }
-        due
     }
 
-    async fn probe(&self, due: Vec<SchedulerHandle>) {
-        join_all(due.into_iter().map(|handle| async move {
-            let health = dial::health(handle.channel.clone()).await;
-            self.note(&handle.addr, &health);
-        }))
-        .await;
-    }
-
-    /// Enters the result of a probe.
-    fn note(&self, addr: &str, health: &Health) {
-        let now = Instant::now();
-        let mut entries = self.entries.lock();
-        let Some(entry) = entries.values_mut().find(|entry| &*entry.handle.addr == addr) else {
-            return;
-        };
-        let was_usable = entry.state.is_usable();
-        entry.state = match (health, entry.state) {
-            (Health::Serving, _) => State::Usable {
-                probe_at: now + jittered(SERVING_INTERVAL),
-            },
-            (Health::Silent(_), State::Down { failures, .. }) => State::Down {
-                probe_at: now + pause_after(failures),
-                failures: failures.saturating_add(1),
-            },
-            (Health::Silent(_), State::Usable { .. }) => State::Down {
-                probe_at: now + pause_after(0),
-                failures: 1,
-            },
-        };
-        match (was_usable, health) {
-            (true, Health::Silent(why)) => {
-                warn!(scheduler = addr, error = %why, "scheduler does not answer, using others until it does");
-            }
-            (false, Health::Serving) => info!(scheduler = addr, "scheduler answers again"),
-            _ => return,
-        }
-        self.rebuild(&entries);
-    }
-
-    fn next_probe(&self) -> Instant {
+    fn connection(&self, addr: SocketAddr) -> Option<(Channel, Arc<Notify>)> {
         let entries = self.entries.lock();
-        let soonest = entries.values().map(|entry| entry.state.probe_at()).min();
-        soonest.unwrap_or_else(|| Instant::now() + SERVING_INTERVAL)
+        let entry = entries.get(&addr)?;
+        Some((entry.handle.channel.clone(), entry.lost.clone()))
+    }
+
+    fn reconnect(&self, addr: SocketAddr) {
+        let (channel, lost) = self.dialer.watched(addr);
+        if let Some(entry) = self.entries.lock().get_mut(&addr) {
+            entry.handle.channel = channel;
+            entry.lost = lost;
+        }
+    }
+
+    fn set_usable(&self, addr: SocketAddr) {
+        let mut entries = self.entries.lock();
+        let Some(entry) = entries.get_mut(&addr) else { return };
+        if !std::mem::replace(&mut entry.usable, true) {
+            entry.handle.generation += 1;
+            info!(scheduler = %addr, "scheduler answers, using it");
+            self.rebuild(&entries);
+        }
+    }
+
+    fn set_silent(&self, addr: SocketAddr, why: &str) {
+        let mut entries = self.entries.lock();
+        let Some(entry) = entries.get_mut(&addr) else { return };
+        if std::mem::replace(&mut entry.usable, false) {
+            warn!(scheduler = %addr, error = why, "scheduler does not answer, using others until it does");
+            self.rebuild(&entries);
+        }
     }
 
     /// Builds the ring anew and tells the followers. The caller holds the lock, so rings are published in order.
     fn rebuild(&self, entries: &BTreeMap<SocketAddr, Entry>) {
-        let usable = entries.values().filter(|entry| entry.state.is_usable());
-        self.ring.store(Arc::new(Usable::over(usable)));
+        let usable = entries.values().filter(|entry| entry.usable);
+        self.usable.store(Arc::new(Usable::over(usable)));
         self.changed.send_modify(|count| *count = count.wrapping_add(1));
+    }
+}
+
+impl std::fmt::Debug for Schedulers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Schedulers").field("usable", &self.usable.load().ring.nodes()).finish_non_exhaustive()
     }
 }
 
 impl Usable {
     fn over<'a>(entries: impl Iterator<Item = &'a Entry>) -> Self {
-        let by_name: BTreeMap<String, SchedulerHandle> = entries
-            .map(|entry| (entry.member.name.clone(), entry.handle.clone()))
-            .collect();
-        Self {
-            ring: HashRing::new(by_name.keys().cloned()),
-            by_name,
-        }
+        let by_name: BTreeMap<String, SchedulerHandle> =
+            entries.map(|entry| (entry.member.name.clone(), entry.handle.clone())).collect();
+        Self { ring: HashRing::new(by_name.keys().cloned()), by_name }
     }
 }
 
 /// 250 ms, doubled with every failure up to 10 s, varied so that daemons do not ask in step.
 fn pause_after(failures: u32) -> Duration {
-    jittered(
-        DOWN_PAUSE_MIN
-            .saturating_mul(1 << failures.min(10))
-            .min(DOWN_PAUSE_MAX),
-    )
+    jittered(DOWN_PAUSE_MIN.saturating_mul(1 << failures.min(10)).min(DOWN_PAUSE_MAX))
 }
 
 /// `pause` less up to a quarter.
 fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(1.0 - fastrand::f64() / 4.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::TestScheduler;
+
+    const DEADLINE: Duration = Duration::from_secs(20);
+
+    fn member(name: &str, addr: SocketAddr) -> Member {
+        Member { name: name.to_owned(), addr, id: 1, serving: true }
+    }
+
+    async fn until(schedulers: &Schedulers, what: impl Fn(&Schedulers) -> bool) {
+        let mut changes = schedulers.changes();
+        let wait = async {
+            while !what(schedulers) {
+                changes.changed().await.unwrap();
+            }
+        };
+        tokio::time::timeout(DEADLINE, wait).await.expect("the pool reaches the state in time");
+    }
+
+    /// A task owned by the member of that name in the ring of all `names`.
+    fn task_of(names: &[&str], owner: &str) -> TaskId {
+        let ring = HashRing::new(names.iter().copied());
+        let found = (0..10_000).map(|n| format!("task-{n}")).find(|id| ring.owner(id) == Some(owner));
+        found.unwrap().as_str().try_into().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_task_moves_to_the_next_node_and_back() {
+        let shutdown = Shutdown::new();
+        let schedulers = Schedulers::new(Dialer::default(), &shutdown);
+        let (one, two) = (TestScheduler::start().await, TestScheduler::start().await);
+        schedulers.set_members(vec![member("one", one.addr()), member("two", two.addr())]);
+        let task = task_of(&["one", "two"], "one");
+        assert_eq!(*schedulers.for_task(&task).unwrap().addr, *one.addr().to_string());
+
+        let addr = one.addr();
+        one.stop().await;
+        until(&schedulers, |pool| pool.for_task(&task).is_some_and(|s| *s.addr == *two.addr().to_string())).await;
+
+        let _one = TestScheduler::start_at(addr).await;
+        until(&schedulers, |pool| pool.for_task(&task).is_some_and(|s| *s.addr == *addr.to_string())).await;
+        assert!(schedulers.for_task(&task).unwrap().generation > 0, "it may have forgotten this host");
+        assert!(shutdown.drain(DEADLINE).await.aborted.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_reported_failure_counts_at_once_and_until_it_answers() {
+        let shutdown = Shutdown::new();
+        let schedulers = Schedulers::new(Dialer::default(), &shutdown);
+        let one = TestScheduler::start().await;
+        schedulers.set_members(vec![member("one", one.addr())]);
+        let generation = schedulers.all()[0].generation;
+        schedulers.report_failure(&one.addr().to_string());
+        assert!(schedulers.all().is_empty());
+        until(&schedulers, |pool| pool.all().first().is_some_and(|s| s.generation > generation)).await;
+        schedulers.report_failure("nonsense");
+        schedulers.report_failure("192.0.2.1:1");
+    }
+
+    #[tokio::test]
+    async fn without_anybody_there_is_no_owner() {
+        let shutdown = Shutdown::new();
+        let schedulers = Schedulers::new(Dialer::default(), &shutdown);
+        let task = "abc".parse().unwrap();
+        assert!(schedulers.for_task(&task).is_none());
+        let addr = "127.0.0.1:1".parse().unwrap();
+        schedulers.set_members(vec![Member { serving: false, ..member("one", addr) }]);
+        assert!(schedulers.for_task(&task).is_none(), "it did not answer when it was listed");
+    }
+
+    #[tokio::test]
+    async fn the_highest_id_of_a_name_counts() {
+        let shutdown = Shutdown::new();
+        let schedulers = Schedulers::new(Dialer::default(), &shutdown);
+        let addr = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let members = [(1, 7), (2, 9), (3, 8)].map(|(port, id)| Member { id, ..member("same", addr(port)) });
+        schedulers.set_members(members.to_vec());
+        let all = schedulers.entries.lock().keys().copied().collect::<Vec<_>>();
+        assert_eq!(all, [addr(2)]);
+        schedulers.set_members(vec![]);
+        assert!(schedulers.all().is_empty());
+    }
+
+    #[test]
+    fn pauses_grow_to_a_limit() {
+        assert!(pause_after(0) <= DOWN_PAUSE_MIN);
+        assert!(pause_after(40) <= DOWN_PAUSE_MAX && pause_after(40) >= DOWN_PAUSE_MAX / 2);
+    }
 }

@@ -81,6 +81,6 @@ mod tests {
 
     #[test]
     fn a_foreign_address_has_no_interface() {
-        assert!(Interface::owning("192.0.2.77".parse().unwrap()).is_none());
+        assert!(Interface::owning("240.0.0.1".parse().unwrap()).is_none());
     }
 }

@@ -68,6 +68,14 @@ pub enum DialError {
 /// # Errors
 /// The address or the certificates are not usable.
 pub fn channel(address: &str, options: &ClientOptions) -> Result<Channel, DialError> {
+    Ok(endpoint(address, options)?.connect_lazy())
+}
+
+/// What [`channel`] connects to, for those who bring a connector of their own.
+///
+/// # Errors
+/// As [`channel`].
+pub fn endpoint(address: &str, options: &ClientOptions) -> Result<Endpoint, DialError> {
     let scheme = if options.tls.is_some() {
         "https"
     } else {
@@ -82,17 +90,16 @@ pub fn channel(address: &str, options: &ClientOptions) -> Result<Channel, DialEr
         address: address.to_owned(),
         error,
     };
-    let endpoint = Endpoint::from_shared(uri).map_err(refused)?;
-    let mut endpoint = limited(endpoint, options);
-    if let Some(tls) = &options.tls {
-        endpoint = endpoint
+    let endpoint = limited(Endpoint::from_shared(uri).map_err(refused)?, options);
+    match &options.tls {
+        None => Ok(endpoint),
+        Some(tls) => endpoint
             .tls_config(tls.client_config())
             .map_err(|error| DialError::Tls {
                 address: address.to_owned(),
                 error,
-            })?;
+            }),
     }
-    Ok(endpoint.connect_lazy())
 }
 
 /// A channel to a unix socket, as [`channel`]; never TLS.

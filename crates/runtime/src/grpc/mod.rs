@@ -8,7 +8,7 @@ mod client;
 mod limit;
 mod server;
 
-pub use client::{ClientOptions, DialError, channel, channel_unix, is_serving};
+pub use client::{ClientOptions, DialError, channel, channel_unix, endpoint, is_serving};
 pub use limit::{RateLimit, RateLimited};
 pub use server::{ServerOptions, health, reflection, server, spawn_tcp, spawn_unix};
 
