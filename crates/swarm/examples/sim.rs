@@ -28,6 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "delay" => scene.delay = Duration::from_millis(value.parse()?),
             "degree" => scene.degree = value.parse()?,
             "mbit" => scene.rate = value.parse::<f64>()? * 125_000.0,
+            "slots" => scene.slots = value.parse::<f64>()? / 6.0,
             "warm" => scene.warm = true,
             "slow" => scene.slow = Some((2, value.parse()?)),
             "kill" => scene.kill = Some((1, Duration::from_secs(4))),

@@ -110,8 +110,10 @@ const UPLINK_UNKNOWN: f64 = 25e6;
 struct Child {
     id: ChildId,
     kind: ChildKind,
-    /// Segments that it has or is getting, as it says.
+    /// Segments of pieces that it holds, as it says.
     has: Bitmap,
+    /// Segments that it has or is getting, as it says.
+    gets: Bitmap,
     /// Segments that we showed it.
     shown: Bitmap,
 }
@@ -275,27 +277,32 @@ impl Stage {
                 id: child,
                 kind,
                 has: empty.clone(),
+                gets: empty.clone(),
                 shown: empty,
             });
         }
     }
 
-    /// What only this child had been given must be given again.
+    /// What only this child had been given must be given again, and what it had not got to the end.
     fn left(&mut self, child: ChildId) {
         let Some(at) = self.find(child) else { return };
         let gone = self.children.swap_remove(at);
-        self.outstanding.retain(|entry| entry.child != child);
-        let alone = |segment: &u32| {
+        let unfinished = self.outstanding.iter().filter(|entry| entry.child == child);
+        let unfinished: Vec<u32> = unfinished
+            .flat_map(|entry| entry.segments.clone())
+            .collect();
+        let elsewhere = |segment: &u32| {
             self.children
                 .iter()
-                .all(|c| !c.shown.get(*segment) && !c.has.get(*segment))
+                .any(|c| c.shown.get(*segment) || c.gets.get(*segment))
         };
-        let lost: Vec<u32> = gone
+        let lost = gone
             .shown
             .ones()
             .chain(gone.has.ones())
-            .filter(alone)
-            .collect();
+            .filter(|segment| !elsewhere(segment));
+        let lost: Vec<u32> = lost.chain(unfinished).collect();
+        self.outstanding.retain(|entry| entry.child != child);
         for segment in lost {
             self.placed.clear(segment);
         }
@@ -359,9 +366,10 @@ impl Stage {
         };
         let arriving = matches!(what, Shown::Arriving(_));
         for segment in segments {
-            self.children[at].has.set(segment);
+            self.children[at].gets.set(segment);
             // What merely arrives there comes from us or from a child that we gave it.
             if !arriving {
+                self.children[at].has.set(segment);
                 self.placed.set(segment);
             }
         }
@@ -462,6 +470,25 @@ impl Stage {
         };
         self.show(now, at, segment, actions);
         true
+    }
+
+    /// A segment that every child that could take it was shown needs no further child.
+    fn place_what_all_know(&mut self) {
+        let lacks = |segment: u32| {
+            self.children
+                .iter()
+                .any(|c| !c.shown.get(segment) && !c.has.get(segment))
+        };
+        let here = self
+            .placed
+            .zeros()
+            .filter(|segment| self.here.get(*segment));
+        let known: Vec<u32> = here.filter(|segment| !lacks(*segment)).collect();
+        if !self.children.is_empty() {
+            known.into_iter().for_each(|segment| {
+                self.placed.set(segment);
+            });
+        }
     }
 
     /// The child to show this segment to: it lacks it, has room, and takes it in this form.

@@ -34,8 +34,9 @@ impl Picker {
             live.rate += (fresh - live.rate) * weight;
             live.rated = live.received;
         }
+        let room = self.has_room(now);
         let quiet = |live: &&Live| {
-            !live.stalled && now.saturating_sub(live.last_byte) >= self.patience(live)
+            !live.stalled && now.saturating_sub(live.last_byte) >= self.patience(live, room)
         };
         let quiet: Vec<RequestId> = self.live.iter().filter(quiet).map(|live| live.id).collect();
         quiet
@@ -47,11 +48,14 @@ impl Picker {
         self.move_slow_pieces(now);
     }
 
-    /// How long a request may be without a byte. A v2 parent starts over elsewhere, so it gets more.
-    fn patience(&self, live: &Live) -> Duration {
-        match live.kind {
-            NeighbourKind::Mesh => self.options.stall,
-            NeighbourKind::V2 => self.options.stall * 3 / 2,
+    /// How long a request may be without a byte. While our own downlink is full, its queue is the likely
+    /// cause. A v2 parent starts over elsewhere, so it gets more.
+    fn patience(&self, live: &Live, room: bool) -> Duration {
+        let stall = self.options.stall;
+        match (live.kind, room) {
+            (NeighbourKind::Mesh, true) => stall,
+            (NeighbourKind::V2, true) => stall * 3 / 2,
+            (_, false) => stall * 3,
         }
     }
 
@@ -149,7 +153,7 @@ impl Picker {
 
     /// Whether our downlink runs far enough below its best that more requests can help.
     fn has_room(&mut self, now: Duration) -> bool {
-        self.downlink.rate(now) < self.downlink.best() * self.options.hedge_below
+        self.downlink.rate(now) <= self.downlink.best() * self.options.hedge_below
     }
 
     /// Seconds that the request will need beyond the usual, when that is worth acting upon.

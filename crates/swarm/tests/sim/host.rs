@@ -104,11 +104,8 @@ impl Host {
             .slow
             .filter(|(host, _)| *host == at)
             .map_or(1.0, |(_, factor)| factor);
-        let speaks = if at > scene.hosts - scene.v2 {
-            Speaks::V2
-        } else {
-            Speaks::Ours
-        };
+        let spread = at > 0 && at * scene.v2 / scene.hosts > (at - 1) * scene.v2 / scene.hosts;
+        let speaks = if spread { Speaks::V2 } else { Speaks::Ours };
         let full = at == 0 && scene.warm;
         let pieces = geometry.piece_count();
         let held = if full {
@@ -140,7 +137,7 @@ impl Host {
                 bytes_per_second: 0,
                 loaded_round_trip: Duration::ZERO,
                 segment_length: 0,
-                relative: 1.0,
+                relative: scene.slots,
             });
             slots
         });
@@ -209,6 +206,15 @@ impl Host {
                 },
             );
         }
+    }
+
+    pub(super) fn knows(&self, other: usize) -> bool {
+        self.parents.contains_key(&other) || self.children.contains_key(&other)
+    }
+
+    /// Neighbours beside the seed.
+    pub(super) fn degree(&self) -> usize {
+        self.parents.keys().filter(|parent| **parent > 0).count()
     }
 
     /// A neighbour is gone.

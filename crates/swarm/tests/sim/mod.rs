@@ -45,7 +45,7 @@ pub struct Scene {
     pub degree: usize,
     /// The seed has the file at the start.
     pub warm: bool,
-    /// So many hosts, the last ones, are v2 peers.
+    /// So many hosts are v2 peers, spread evenly.
     pub v2: usize,
     /// This host's links are so many times slower.
     pub slow: Option<(usize, f64)>,
@@ -53,6 +53,8 @@ pub struct Scene {
     pub kill: Option<(usize, Duration)>,
     /// This host stops answering then, and nobody is told.
     pub freeze: Option<(usize, Duration)>,
+    /// Upload slots of every host over the usual number.
+    pub slots: f64,
     /// The child's options.
     pub options: PickerOptions,
     /// Seed of all chance.
@@ -75,6 +77,7 @@ impl Scene {
             slow: None,
             kill: None,
             freeze: None,
+            slots: 1.0,
             options: PickerOptions::default(),
             chance: 1,
         }
@@ -204,6 +207,7 @@ impl World {
             report: Report::new(scene.hosts + 1),
         };
         world.connect(&mut chance);
+        world.top_up(&mut chance);
         world.schedule(
             Duration::from_secs_f64(QUANTUM as f64 / scene.rate),
             Event::Origin,
@@ -244,6 +248,25 @@ impl World {
                     self.hosts[parent].join_child(child, own, self.now);
                 } else {
                     self.hosts[parent].join(child, own, self.now);
+                }
+            }
+        }
+    }
+
+    /// Who was given few neighbours gets more: the late hosts, whom nobody came after to dial.
+    fn top_up(&mut self, chance: &mut fastrand::Rng) {
+        let ours = |host: &Host| host.speaks == Speaks::Ours;
+        let mesh: Vec<usize> = (1..self.hosts.len())
+            .filter(|at| ours(&self.hosts[*at]))
+            .collect();
+        for host in &mesh {
+            let mut others = mesh.clone();
+            chance.shuffle(&mut others);
+            for other in others {
+                let enough = self.hosts[*host].degree() + 1 >= self.scene.degree;
+                if !enough && other != *host && !self.hosts[*host].knows(other) {
+                    self.hosts[*host].join(other, Speaks::Ours, self.now);
+                    self.hosts[other].join(*host, Speaks::Ours, self.now);
                 }
             }
         }
