@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_full_link_is_left_at_two_after_a_short_trial() {
-        let depths = run(|_| 100_000_000, 5);
+        let depths = run(|_| 100_000_000, 4);
         assert_eq!(depths, [2, 3, 2], "one trial, taken back");
     }
 

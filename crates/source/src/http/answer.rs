@@ -16,7 +16,7 @@ use crate::{Changed, Facts, Get, RangeSupport, Redacted, SourceError, Version, W
 #[derive(Debug, PartialEq)]
 pub(super) enum Verdict {
     /// Its body is content.
-    Body(Judged),
+    Body(Box<Judged>),
     /// The origin refuses every range of this content; some do so for empty files.
     AskWithoutRange,
 }
@@ -85,7 +85,7 @@ struct Answer<'a> {
 
 impl Answer<'_> {
     /// A 200: the body is the whole content, whatever was asked for.
-    fn whole(&self) -> Result<Judged, SourceError> {
+    fn whole(&self) -> Result<Box<Judged>, SourceError> {
         let told = content_length(self.headers);
         let version = self.same_version(told)?;
         let ranges = if self.get.want == Want::Whole {
@@ -114,16 +114,16 @@ impl Answer<'_> {
                 Some(range)
             }
         };
-        Ok(Judged {
+        Ok(Box::new(Judged {
             facts: self.facts(told, ranges, version),
             start: 0,
             length,
             slice,
-        })
+        }))
     }
 
     /// A 206: the body is the part that `Content-Range` names, and this must be the one asked for.
-    fn part(&self) -> Result<Judged, SourceError> {
+    fn part(&self) -> Result<Box<Judged>, SourceError> {
         let text = self
             .text(header::CONTENT_RANGE)
             .unwrap_or("no Content-Range");
@@ -156,12 +156,12 @@ impl Answer<'_> {
         }
         let version = self.same_version(total)?;
         let facts = self.facts(total, RangeSupport::Yes, version);
-        Ok(Judged {
+        Ok(Box::new(Judged {
             facts,
             start: range.start,
             length: Some(range.length),
             slice: None,
-        })
+        }))
     }
 
     /// A 416: the content is shorter than the range's start, perhaps empty.

@@ -73,13 +73,10 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
     })
 }
 
-/// An error of rustls, which comes packed into an I/O error and is then not part of the chain itself.
+/// An error of rustls, which comes packed into I/O errors and is then not part of the chain itself.
 fn tls_reason(cause: &(dyn Error + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<rustls::Error>() {
         return Some(error.to_string());
     }
-    let inner = cause.downcast_ref::<std::io::Error>()?.get_ref()?;
-    inner
-        .downcast_ref::<rustls::Error>()
-        .map(ToString::to_string)
+    tls_reason(cause.downcast_ref::<std::io::Error>()?.get_ref()?)
 }

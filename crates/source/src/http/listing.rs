@@ -177,9 +177,7 @@ fn next_link<'a>(rest: &mut &'a str) -> Option<Link<'a>> {
     loop {
         let begin = find_ignoring_case(rest, "<a")?;
         let tag = &rest[begin + 2..];
-        let Some(end) = tag.find('>') else {
-            return None;
-        };
+        let end = tag.find('>')?;
         let (attributes, body) = (&tag[..end], &tag[end + 1..]);
         *rest = body;
         if !attributes.starts_with(|c: char| c.is_ascii_whitespace()) {

@@ -63,9 +63,7 @@ impl HttpSource {
 
     /// Makes the tries that the options allow, the mirror remembered in the version first.
     async fn read(&self, request: &Request, get: &Get) -> Result<Content, SourceError> {
-        let deadline = request
-            .deadline
-            .map(|limit| (Instant::now() + limit, limit));
+        let deadline = end_of(request);
         let tries = async {
             if let Some(location) = get
                 .version
@@ -219,6 +217,32 @@ impl HttpSource {
         }
     }
 
+    /// The facts, with the length from a HEAD if a GET does not tell it.
+    async fn learn(&self, request: &Request) -> Result<Facts, SourceError> {
+        let Content {
+            mut facts,
+            body,
+            length,
+            ..
+        } = self.read(request, &Get::prefix(1)).await?;
+        if length.is_some_and(|length| length <= DRAIN_MAX) {
+            // Only for the sake of the connection: the facts are known.
+            let _ = body
+                .collect(usize::try_from(DRAIN_MAX).unwrap_or(usize::MAX))
+                .await;
+        }
+        if facts.content_length.is_none()
+            && let Some(length) = self.length_by_head(request).await
+        {
+            facts.content_length = Some(length);
+            facts.version.content_length = Some(length);
+            facts
+                .header
+                .insert("content-length".to_owned(), length.to_string());
+        }
+        Ok(facts)
+    }
+
     /// What a HEAD tells of the length; an origin that cannot answer it tells nothing.
     async fn length_by_head(&self, request: &Request) -> Option<u64> {
         let (response, _) = self
@@ -241,32 +265,7 @@ impl Source for HttpSource {
     }
 
     async fn stat(&self, request: &Request) -> Result<Facts, SourceError> {
-        let Content {
-            mut facts,
-            body,
-            length,
-            ..
-        } = self.read(request, &Get::prefix(1)).await?;
-        if length.is_some_and(|length| length <= DRAIN_MAX) {
-            // Only for the sake of the connection: the facts are known.
-            let _ = body
-                .collect(usize::try_from(DRAIN_MAX).unwrap_or(usize::MAX))
-                .await;
-        }
-        if facts.content_length.is_none() {
-            let deadline = request
-                .deadline
-                .map(|limit| (Instant::now() + limit, limit));
-            let asked = async { Ok(self.length_by_head(request).await) };
-            facts.content_length = within(deadline, &request.url, asked).await?;
-            facts.version.content_length = facts.content_length;
-            if let Some(length) = facts.content_length {
-                facts
-                    .header
-                    .insert("content-length".to_owned(), length.to_string());
-            }
-        }
-        Ok(facts)
+        within(end_of(request), &request.url, self.learn(request)).await
     }
 
     async fn get(&self, request: &Request, get: Get) -> Result<Content, SourceError> {
@@ -303,6 +302,12 @@ fn is_final(error: &SourceError) -> bool {
         error,
         SourceError::Changed { .. } | SourceError::InvalidHeader { .. } | SourceError::Setup { .. }
     )
+}
+
+fn end_of(request: &Request) -> Deadline {
+    request
+        .deadline
+        .map(|limit| (Instant::now() + limit, limit))
 }
 
 /// Runs an operation up to its deadline.
