@@ -34,6 +34,8 @@ mod metrics;
 mod rest;
 mod rpc;
 mod service;
+#[cfg(test)]
+mod tests;
 
 pub use args::Args;
 pub use config::Config;
