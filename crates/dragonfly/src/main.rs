@@ -1,0 +1,61 @@
+//! Dragonfly in one program: `dragonfly demo | manager | scheduler | version`.
+//!
+//! The services are the crates of the same names; here they are only chosen, started and ended. Start reading at
+//! [`demo`] for the swarm on one machine.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod demo;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Distribute files to many hosts by letting the hosts pass pieces on to each other.
+#[derive(Debug, Parser)]
+#[command(name = "dragonfly", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Demo(demo::Options),
+    Manager(manager::Args),
+    Scheduler(scheduler::Args),
+    /// Print the version.
+    Version,
+}
+
+fn main() -> ExitCode {
+    runtime::tls::install_crypto_provider();
+    let outcome = match Arguments::parse().command {
+        Command::Demo(options) => block_on(demo::run(options)).and_then(|outcome| outcome),
+        Command::Manager(arguments) => block_on(manager::execute(arguments))
+            .and_then(|outcome| Ok(outcome?))
+            .map(|()| ExitCode::SUCCESS),
+        Command::Scheduler(arguments) => Ok(scheduler::main(&arguments)),
+        Command::Version => {
+            println!(
+                "dragonfly {} ({}-{})",
+                env!("CARGO_PKG_VERSION"),
+                std::env::consts::ARCH,
+                std::env::consts::OS
+            );
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("dragonfly: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Runs `future` on this thread, its tasks on worker threads.
+fn block_on<F: Future>(future: F) -> anyhow::Result<F::Output> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    Ok(runtime.block_on(future))
+}
