@@ -155,7 +155,7 @@ impl Host {
             wake: None,
             origin_reached: 0,
             reached: reached.collect(),
-            stage: (at == 0).then(|| Stage::new(geometry, &held, chance)),
+            stage: (at == 0).then(|| Stage::new(geometry, &Bitmap::full(pieces), &held, chance)),
             held,
             uploads: Vec::new(),
             requests: Vec::new(),
@@ -585,12 +585,11 @@ impl World {
                 );
             }
             StageAction::Open => {
-                for child in self.hosts[host]
+                let ours = self.hosts[host]
                     .children
-                    .keys()
-                    .copied()
-                    .collect::<Vec<_>>()
-                {
+                    .iter()
+                    .filter(|(_, speaks)| **speaks == Speaks::Ours);
+                for child in ours.map(|(child, _)| *child).collect::<Vec<_>>() {
                     self.send(host, child, Message::Announce(vec![Shown::Everything]));
                 }
             }
