@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::task::{AbortHandle, JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{info, warn};
 
 /// How long aborted tasks may take to reach their next await point before the drain gives up on them.
@@ -25,13 +26,32 @@ const ABORT_WAIT: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub struct Shutdown {
     token: CancellationToken,
+    /// Counts the tasks of this node and of all below it.
+    tracker: TaskTracker,
+    /// The way from this node up to the root.
+    lineage: Arc<Lineage>,
     tree: Arc<Tree>,
+}
+
+/// A node's number and its parent.
+struct Lineage {
+    node: u64,
+    parent: Option<(TaskTracker, Arc<Lineage>)>,
+}
+
+impl Lineage {
+    fn is_below(&self, node: u64) -> bool {
+        self.node == node
+            || self
+                .parent
+                .as_ref()
+                .is_some_and(|(_, parent)| parent.is_below(node))
+    }
 }
 
 /// What all nodes of one tree share.
 struct Tree {
     root: CancellationToken,
-    tracker: TaskTracker,
     state: Mutex<State>,
 }
 
@@ -44,6 +64,7 @@ struct State {
 
 struct Running {
     name: Cow<'static, str>,
+    lineage: Arc<Lineage>,
     abort: AbortHandle,
 }
 
@@ -85,19 +106,30 @@ impl Shutdown {
         let root = CancellationToken::new();
         let tree = Tree {
             root: root.clone(),
-            tracker: TaskTracker::new(),
             state: Mutex::default(),
+        };
+        let lineage = Lineage {
+            node: 0,
+            parent: None,
         };
         Self {
             token: root,
+            tracker: TaskTracker::new(),
+            lineage: Arc::new(lineage),
             tree: Arc::new(tree),
         }
     }
 
     /// A part of this one: it ends when this one does, and may end earlier by itself.
     pub fn child(&self) -> Self {
+        let parent = Some((self.tracker.clone(), self.lineage.clone()));
         Self {
             token: self.token.child_token(),
+            tracker: TaskTracker::new(),
+            lineage: Arc::new(Lineage {
+                node: self.tree.next_id(),
+                parent,
+            }),
             tree: self.tree.clone(),
         }
     }
@@ -139,21 +171,19 @@ impl Shutdown {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let id = {
-            let mut state = self.tree.lock();
-            state.next_id += 1;
-            state.next_id
-        };
+        let id = self.tree.next_id();
         let entry = Entry {
             tree: self.tree.clone(),
             id,
+            _counted: self.counted(),
         };
-        let task = self.tree.tracker.spawn(async move {
+        let task = tokio::spawn(async move {
             let _entry = entry;
             future.await
         });
         let running = Running {
             name: name.into(),
+            lineage: self.lineage.clone(),
             abort: task.abort_handle(),
         };
         self.tree.lock().running.insert(id, running);
@@ -179,17 +209,18 @@ impl Shutdown {
         self.spawn(name, async move { token.run_until_cancelled(future).await })
     }
 
-    /// Begins the end of the whole tree and waits up to `grace` for its tasks; aborts and names those that are left.
+    /// Begins the end of this node and waits up to `grace` for the tasks of it and of all below it; aborts and names those
+    /// that are left.
     pub async fn drain(&self, grace: Duration) -> Drained {
-        self.tree.root.cancel();
-        self.tree.tracker.close();
+        self.begin();
+        self.tracker.close();
         let mut aborted = Vec::new();
-        if tokio::time::timeout(grace, self.tree.tracker.wait())
+        if tokio::time::timeout(grace, self.tracker.wait())
             .await
             .is_err()
         {
             aborted = self.abort_all();
-            let _ = tokio::time::timeout(ABORT_WAIT, self.tree.tracker.wait()).await;
+            let _ = tokio::time::timeout(ABORT_WAIT, self.tracker.wait()).await;
         }
         Drained {
             aborted,
@@ -197,21 +228,46 @@ impl Shutdown {
         }
     }
 
-    /// Waits for a signal to end, or for the end to begin otherwise, then drains: the last call of a service's main.
-    /// A second signal while it drains ends the grace time.
+    /// Waits for a signal to end, or for the end to begin otherwise, then drains the whole tree: the last call of a
+    /// service's main. A second signal while it drains ends the grace time.
     ///
     /// # Errors
     /// A signal handler cannot be installed.
     pub async fn run(&self, grace: Duration) -> std::io::Result<Drained> {
+        self.run_in_order(&[], grace).await
+    }
+
+    /// As [`Shutdown::run`], but after a signal `parts` are drained one after the other before the rest, each with the grace
+    /// time of its own: for parts that still need the next ones while they end.
+    ///
+    /// # Errors
+    /// A signal handler cannot be installed.
+    pub async fn run_in_order(
+        &self,
+        parts: &[Shutdown],
+        grace: Duration,
+    ) -> std::io::Result<Drained> {
         let mut signals = Signals::new()?;
         tokio::select! {
             biased;
             () = self.tree.root.cancelled() => {}
             signal = signals.next() => info!(signal, "stopping"),
         }
+        let in_order = async {
+            let mut aborted = Vec::new();
+            for part in parts {
+                aborted.extend(part.drain(grace).await.aborted);
+            }
+            let rest = self.drain(grace).await;
+            aborted.extend(rest.aborted);
+            Drained {
+                aborted,
+                failure: rest.failure,
+            }
+        };
         let drained = tokio::select! {
             biased;
-            drained = self.drain(grace) => drained,
+            drained = in_order => drained,
             signal = signals.next() => {
                 warn!(signal, "stopping at once, asked a second time");
                 self.drain(Duration::ZERO).await
@@ -222,17 +278,39 @@ impl Shutdown {
 
     fn abort_all(&self) -> Vec<String> {
         let state = self.tree.lock();
-        let mut names = Vec::with_capacity(state.running.len());
-        for running in state.running.values() {
+        let mut names = Vec::new();
+        for running in state
+            .running
+            .values()
+            .filter(|running| running.lineage.is_below(self.lineage.node))
+        {
             warn!(task = %running.name, "did not stop within the grace time, aborted");
             running.abort.abort();
             names.push(running.name.to_string());
         }
         names
     }
+
+    /// One token of the tracker of this node and of each above it.
+    fn counted(&self) -> Vec<TaskTrackerToken> {
+        let mut tokens = vec![self.tracker.token()];
+        let mut lineage = &self.lineage;
+        while let Some((tracker, parent)) = &lineage.parent {
+            tokens.push(tracker.token());
+            lineage = parent;
+        }
+        tokens
+    }
 }
 
 impl Tree {
+    /// A number that no other node or task of this tree has; the root has 0.
+    fn next_id(&self) -> u64 {
+        let mut state = self.lock();
+        state.next_id += 1;
+        state.next_id
+    }
+
     /// The state is a plain table that is whole between two statements, so that a panic elsewhere does not spoil it.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -243,6 +321,7 @@ impl Tree {
 struct Entry {
     tree: Arc<Tree>,
     id: u64,
+    _counted: Vec<TaskTrackerToken>,
 }
 
 impl Drop for Entry {
@@ -327,6 +406,25 @@ mod tests {
         let drained = root.drain(Duration::from_millis(20)).await;
         assert_eq!(drained.aborted, ["stuck upload"]);
         assert!(stuck.await.unwrap_err().is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn a_part_is_drained_alone() {
+        let root = Shutdown::new();
+        let (first, second) = (root.child(), root.child());
+        let (_stuck, other) = (
+            first.child().spawn("first", pending::<()>()),
+            second.spawn("second", pending::<()>()),
+        );
+        assert_eq!(
+            first.drain(Duration::from_millis(20)).await.aborted,
+            ["first"]
+        );
+        assert!(!root.has_begun() && !second.has_begun() && !other.is_finished());
+        assert_eq!(
+            root.drain(Duration::from_millis(20)).await.aborted,
+            ["second"]
+        );
     }
 
     #[tokio::test]

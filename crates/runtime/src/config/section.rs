@@ -302,7 +302,10 @@ impl<'d> Section<'d> {
     /// Whether `key` is written with an empty or `null` value. For sections that `null` switches off.
     pub fn is_null(&self, key: &'static str) -> bool {
         self.ask(key);
-        let entry = self.entries.iter().find(|entry| entry.key.eq_ignore_ascii_case(key));
+        let entry = self
+            .entries
+            .iter()
+            .find(|entry| entry.key.eq_ignore_ascii_case(key));
         entry.is_some_and(|entry| matches!(entry.node.kind, Kind::Null))
     }
 
