@@ -19,7 +19,9 @@ pub mod host;
 pub mod identity;
 pub mod link;
 pub mod metrics;
+pub mod output;
 pub mod schedulers;
+pub mod serve;
 #[cfg(test)]
 mod testing;
 

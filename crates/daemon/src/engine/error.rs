@@ -1,0 +1,91 @@
+//! Why a download failed, whose fault it is, and what to do.
+
+use std::sync::Arc;
+
+use protocol::TaskId;
+use source::SourceError;
+
+/// A download that failed. Cheap to clone: every waiting caller receives the same one.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum DownloadError {
+    /// The origin refused or broke down; the text is the source's own.
+    #[error("origin: {0}")]
+    Source(Arc<SourceError>),
+
+    /// There is no room for the content.
+    #[error("{0}")]
+    Create(Arc<storage::CreateError>),
+
+    /// The store could not take or give the bytes.
+    #[error("{0}")]
+    Store(Arc<storage::TaskError>),
+
+    /// The wanted range does not exist in the content.
+    #[error(
+        "range {range} does not fit content of {content_length} bytes: ask for a range inside it"
+    )]
+    Range {
+        /// As the caller wrote it.
+        range: String,
+        /// Bytes in the content.
+        content_length: u64,
+    },
+
+    /// The caller forbade the origin and no parent had the content.
+    #[error(
+        "no peer has all of task {task_id} and back-to-source is disabled: {reason}; allow back-to-source or wait until a peer has it"
+    )]
+    NoParents {
+        /// The task.
+        task_id: TaskId,
+        /// What was tried last.
+        reason: String,
+    },
+
+    /// The request itself makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+
+    /// More tasks are in progress than allowed.
+    #[error("{count} downloads are in progress already: try again later")]
+    Busy {
+        /// The limit that was reached.
+        count: usize,
+    },
+
+    /// Nothing moved for too long.
+    #[error(
+        "no byte of task {task_id} arrived for {seconds} s from any parent or the origin: {reason}"
+    )]
+    Stalled {
+        /// The task.
+        task_id: TaskId,
+        /// How long.
+        seconds: u64,
+        /// What was tried last.
+        reason: String,
+    },
+
+    /// The daemon is stopping.
+    #[error("the daemon is stopping: try again when it is back")]
+    Stopping,
+}
+
+impl From<SourceError> for DownloadError {
+    fn from(error: SourceError) -> Self {
+        Self::Source(Arc::new(error))
+    }
+}
+
+impl From<storage::CreateError> for DownloadError {
+    fn from(error: storage::CreateError) -> Self {
+        Self::Create(Arc::new(error))
+    }
+}
+
+impl From<storage::TaskError> for DownloadError {
+    fn from(error: storage::TaskError) -> Self {
+        Self::Store(Arc::new(error))
+    }
+}

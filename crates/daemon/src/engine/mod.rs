@@ -1,0 +1,366 @@
+//! The download engine: from a URL to whole pieces in the store.
+//!
+//! One [`session`] runs per task, however many callers wait for it. It asks the scheduler for parents, keeps
+//! [`crate::link`]s with hosts of this project and SyncPieces streams with Dragonfly v2 hosts, lets the pure
+//! [`swarm::Picker`] choose what to ask of whom, moves the bytes through `transfer`, and reads the origin when the
+//! scheduler (or the lack of one) says so. Callers hold a [`Download`]: they watch the store, so a slow caller never
+//! slows the session down.
+//!
+//! What it does not do: output files, RPC messages (see `rpc`), choosing the scheduler.
+
+pub mod conversation;
+mod convert;
+pub mod error;
+pub mod fetch;
+mod held;
+pub mod origin;
+pub mod parents;
+mod pieces;
+pub mod session;
+mod spec;
+mod sync_pieces;
+mod waiting;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use protocol::{Bitmap, ByteRange, Geometry, PieceSpan, TaskId};
+use source::{Facts, RangeSupport, Version};
+use storage::{CreateError, Mark, NewTask, Task};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+pub use error::DownloadError;
+pub use spec::{DownloadSpec, Limits};
+pub use waiting::{Download, PieceDone, Started};
+
+use crate::identity::Identity;
+use crate::link::Hub;
+use crate::metrics::Metrics;
+use crate::schedulers::Schedulers;
+use origin::OriginReader;
+use session::{Event, Session, SessionHandle};
+
+/// What the engine is made of; see [`Engine::new`].
+pub struct EngineParts {
+    /// Who this daemon is.
+    pub identity: Arc<Identity>,
+    /// Where pieces live.
+    pub store: storage::Store,
+    /// The origins, by scheme.
+    pub sources: Arc<source::Sources>,
+    /// The schedulers, by task.
+    pub schedulers: Arc<Schedulers>,
+    /// Fetches pieces from parents.
+    pub client: transfer::Client,
+    /// Numbers from the configuration.
+    pub limits: Limits,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Downloads tasks; cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) parts: EngineParts,
+    pub(crate) hub: Arc<Hub>,
+    sessions: Mutex<HashMap<TaskId, SessionHandle>>,
+    /// One probe per task at a time, however many callers come at once.
+    probes: Mutex<HashMap<TaskId, Arc<tokio::sync::Mutex<()>>>>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) cancel: CancellationToken,
+}
+
+impl Inner {
+    pub(crate) fn session_ended(&self, task_id: &TaskId, peer: &tokio::sync::mpsc::Sender<Event>) {
+        let mut sessions = self.sessions.lock();
+        if sessions
+            .get(task_id)
+            .is_some_and(|session| session.events.same_channel(peer))
+        {
+            sessions.remove(task_id);
+        }
+    }
+}
+
+impl Engine {
+    /// An engine of these parts, whose links are kept by `hub`.
+    pub fn new(parts: EngineParts, hub: Arc<Hub>, cancel: CancellationToken) -> Self {
+        let inner = Inner {
+            parts,
+            hub,
+            sessions: Mutex::default(),
+            probes: Mutex::default(),
+            tasks: TaskTracker::new(),
+            cancel,
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// The store that pieces go to.
+    pub fn store(&self) -> &storage::Store {
+        &self.inner.parts.store
+    }
+
+    /// How many tasks are in progress.
+    pub fn sessions(&self) -> usize {
+        self.inner.sessions.lock().len()
+    }
+
+    /// Ends all sessions and waits until they have told their schedulers; bounded by their own limits.
+    pub async fn close(&self) {
+        self.inner.cancel.cancel();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+
+    /// Begins a download, or joins the one that runs already. Returns as soon as the lengths are known.
+    ///
+    /// Cancel-safe: a dropped call leaves at most a task record without pieces.
+    ///
+    /// # Errors
+    /// [`DownloadError`]; the origin's refusal, a full disk and a range that does not fit are found here.
+    pub async fn download(&self, spec: DownloadSpec) -> Result<Download, DownloadError> {
+        let inner = &self.inner;
+        if inner.cancel.is_cancelled() {
+            return Err(DownloadError::Stopping);
+        }
+        let (task, facts) = self.task(&spec).await?;
+        let geometry = *task.geometry();
+        let range = resolve_range(&spec, &geometry)?;
+        let spans = wanted_spans(&geometry, range)?;
+        let mut wanted = Bitmap::new(geometry.piece_count());
+        for span in &spans {
+            wanted.set(span.number.0);
+        }
+        let local = verified(&task, &wanted).await?;
+        let is_finished = wanted.ones().all(|piece| local.get(piece));
+        let session = if is_finished {
+            if spec.announce_if_held {
+                held::announce(inner, &spec, &geometry);
+            }
+            None
+        } else {
+            let origin = facts.map_or_else(|| stored_origin(&task), OriginReader::idle);
+            task.mark(Mark::Started)?;
+            Some(self.join(spec, &task, &wanted, origin).await?)
+        };
+        let peer_id = match &session {
+            Some(session) => session.peer_id.clone(),
+            None => inner.parts.identity.new_peer_id(),
+        };
+        let description = task.description();
+        let started = Started {
+            content_length: geometry.content_length(),
+            piece_length: geometry.piece_length(),
+            range,
+            response_header: description.response_header.clone().into_iter().collect(),
+            pieces: spans,
+            is_finished,
+            peer_id,
+            task,
+        };
+        Ok(Download::new(started, wanted, local, session))
+    }
+
+    /// The task in the store, created after asking the origin when it is not there yet.
+    async fn task(&self, spec: &DownloadSpec) -> Result<(Task, Option<Facts>), DownloadError> {
+        let inner = &self.inner;
+        if let Some(task) = inner.parts.store.task(&spec.task_id)? {
+            return Ok((task, None));
+        }
+        let gate = {
+            let mut probes = inner.probes.lock();
+            probes.entry(spec.task_id.clone()).or_default().clone()
+        };
+        let turn = gate.lock().await;
+        let found = match inner.parts.store.task(&spec.task_id)? {
+            Some(task) => Ok((task, None)),
+            None => self
+                .probe(spec)
+                .await
+                .map(|(task, facts)| (task, Some(facts))),
+        };
+        drop(turn);
+        let mut probes = inner.probes.lock();
+        if Arc::strong_count(&gate) <= 2 {
+            probes.remove(&spec.task_id);
+        }
+        found
+    }
+
+    async fn probe(&self, spec: &DownloadSpec) -> Result<(Task, Facts), DownloadError> {
+        let inner = &self.inner;
+        let request = origin::request(spec)?.with_deadline(inner.parts.limits.piece_timeout);
+        let scheme = request.url.scheme().to_owned();
+        let asked = std::time::Instant::now();
+        let answer = inner.parts.sources.stat(&request).await;
+        let failed = answer.is_err();
+        let metrics = &inner.parts.metrics;
+        metrics.origin_asked(&scheme, "HEAD", failed, asked.elapsed());
+        let facts = answer?;
+        let content_length = facts.content_length.ok_or_else(|| {
+            DownloadError::Invalid(format!(
+                "the origin does not say how long {} is, so it cannot be shared in pieces: fetch it directly, or use an origin that sends Content-Length",
+                spec.url_redacted()
+            ))
+        })?;
+        let geometry = match spec.piece_length {
+            Some(piece_length) => Geometry::new(content_length, piece_length),
+            None => Geometry::standard(content_length),
+        }
+        .map_err(|error| DownloadError::Invalid(error.to_string()))?;
+        let mut new = NewTask::new(spec.task_id.clone(), spec.kind, spec.url.clone(), geometry);
+        new.response_header = facts.header.clone().into_iter().collect();
+        new.etag.clone_from(&facts.version.etag);
+        new.last_modified.clone_from(&facts.version.last_modified);
+        let store = inner.parts.store.clone();
+        let created = tokio::task::spawn_blocking(move || store.create_task(new)).await;
+        match created.map_err(|error| DownloadError::Invalid(error.to_string()))? {
+            Ok(admitted) => {
+                for evicted in &admitted.evicted {
+                    tracing::info!(?evicted, "evicted to make room");
+                }
+                Ok((admitted.task, facts))
+            }
+            Err(CreateError::Exists { task }) => match inner.parts.store.task(&task)? {
+                Some(task) => Ok((task, facts)),
+                None => Err(DownloadError::Invalid(format!(
+                    "task {task} was deleted at the same moment: start the download again"
+                ))),
+            },
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Joins the session of the task, or starts one.
+    async fn join(
+        &self,
+        spec: DownloadSpec,
+        task: &Task,
+        wanted: &Bitmap,
+        origin: OriginReader,
+    ) -> Result<SessionHandle, DownloadError> {
+        let inner = &self.inner;
+        let running = {
+            let sessions = inner.sessions.lock();
+            sessions.get(task.id()).cloned()
+        };
+        if let Some(session) = running
+            && session.outcome.borrow().is_none()
+            && session
+                .events
+                .send(Event::Want(wanted.clone()))
+                .await
+                .is_ok()
+        {
+            return Ok(session);
+        }
+        let mut sessions = inner.sessions.lock();
+        // Somebody else may have been quicker; then the pieces are told on the way.
+        if let Some(session) = sessions.get(task.id())
+            && session.outcome.borrow().is_none()
+            && session.events.try_send(Event::Want(wanted.clone())).is_ok()
+        {
+            return Ok(session.clone());
+        }
+        let count = sessions.len();
+        if count >= inner.parts.limits.sessions_max {
+            return Err(DownloadError::Busy { count });
+        }
+        let session = Session::start(inner, spec, task.clone(), wanted.clone(), origin)?;
+        sessions.insert(task.id().clone(), session.clone());
+        Ok(session)
+    }
+}
+
+/// What the origin was when the task was created.
+fn stored_origin(task: &Task) -> OriginReader {
+    let description = task.description();
+    let mut version = Version::default();
+    version.content_length = Some(description.geometry.content_length());
+    version.etag.clone_from(&description.etag);
+    version.last_modified.clone_from(&description.last_modified);
+    let header = |name: &str| {
+        let found = description
+            .response_header
+            .iter()
+            .find(|(key, _)| key.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value.as_str())
+    };
+    let ranges = match header("accept-ranges") {
+        Some("bytes") => RangeSupport::Yes,
+        _ => RangeSupport::Unknown,
+    };
+    OriginReader::stored(version, ranges)
+}
+
+fn resolve_range(
+    spec: &DownloadSpec,
+    geometry: &Geometry,
+) -> Result<Option<ByteRange>, DownloadError> {
+    let content_length = geometry.content_length();
+    let refused = |range: String| DownloadError::Range {
+        range,
+        content_length,
+    };
+    if let Some(range) = spec.range {
+        let text = range.header();
+        return range
+            .clip(content_length)
+            .map(Some)
+            .map_err(|_| refused(text));
+    }
+    let Some(header) = &spec.range_header else {
+        return Ok(None);
+    };
+    ByteRange::parse_header(header, content_length)
+        .map(Some)
+        .map_err(|_| refused(header.clone()))
+}
+
+fn wanted_spans(
+    geometry: &Geometry,
+    range: Option<ByteRange>,
+) -> Result<Vec<PieceSpan>, DownloadError> {
+    Ok(match range {
+        None => geometry.pieces().collect(),
+        Some(range) => geometry
+            .pieces_of(range)
+            .map_err(|error| DownloadError::Invalid(error.to_string()))?
+            .collect(),
+    })
+}
+
+/// The held pieces, after verifying the wanted ones that were recorded before a restart.
+async fn verified(task: &Task, wanted: &Bitmap) -> Result<Bitmap, DownloadError> {
+    let held = task.held()?;
+    let recorded = task.recorded()?;
+    let doubtful: Vec<u32> = wanted
+        .ones()
+        .filter(|&piece| recorded.get(piece) && !held.get(piece))
+        .collect();
+    if doubtful.is_empty() {
+        return Ok(held);
+    }
+    let checked = task.clone();
+    let verifying = tokio::task::spawn_blocking(move || {
+        for piece in doubtful {
+            if let Err(error) = checked.verify(protocol::PieceNumber(piece)) {
+                warn!(task_id = %checked.id(), piece, %error, "piece not verified");
+            }
+        }
+    });
+    verifying
+        .await
+        .map_err(|error| DownloadError::Invalid(error.to_string()))?;
+    Ok(task.held()?)
+}

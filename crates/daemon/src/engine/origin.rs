@@ -1,0 +1,432 @@
+//! Reading a task from its origin into the store.
+//!
+//! The unit of work is a run: neighbouring pieces read by one request. An origin that serves ranges is read as several
+//! runs of one piece each, in order; one that does not is read as a single run from the front. Bytes go to the store as
+//! they come, in batches on the blocking pool, so children can be served from a piece that is still arriving.
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use protocol::{Bitmap, ByteRange, PieceNumber, SegmentIndex};
+use source::{Facts, Get, RangeSupport, Retry, SourceError, Version};
+use storage::PieceWriter;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::pieces::Pieces;
+use super::session::Event;
+use super::{DownloadSpec, Inner};
+use crate::link::{HeraldEvent, TaskLinks};
+
+/// Bytes gathered before they are written; also how coarsely children see a piece grow.
+const BATCH_LEN: usize = 128 << 10;
+/// Runs that may fail one after the other before the origin is given up.
+const FAILURES_MAX: u32 = 3;
+/// Pause after a failed run, doubled with each further one.
+const PAUSE: Duration = Duration::from_millis(200);
+/// A longer wait than this, asked for by the origin, is a failure.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// What the origin brought.
+#[derive(Debug)]
+pub enum OriginEvent {
+    /// All bytes of a piece are in the store, or could not be put there.
+    Piece {
+        /// The piece.
+        piece: PieceNumber,
+        /// A text that says why not.
+        written: Result<(), String>,
+    },
+    /// A piece was not read.
+    Failed {
+        /// The piece.
+        piece: PieceNumber,
+        /// Why.
+        error: Arc<SourceError>,
+    },
+}
+
+/// Decides what is read next and counts what is being read.
+pub(super) struct OriginReader {
+    version: Version,
+    ranges: RangeSupport,
+    stage: Stage,
+    received: Arc<AtomicU64>,
+    received_seen: u64,
+}
+
+enum Stage {
+    Idle,
+    Reading {
+        runs_max: usize,
+        in_progress: HashSet<PieceNumber>,
+        failures: u32,
+        not_before: Instant,
+    },
+    Stopped,
+}
+
+/// Neighbouring pieces with a writer for each that is wanted.
+struct Run {
+    range: ByteRange,
+    pieces: Vec<RunPiece>,
+}
+
+struct RunPiece {
+    number: PieceNumber,
+    /// In the content.
+    bytes: Range<u64>,
+    /// Absent for a piece that is here already: its bytes are passed over.
+    writer: Option<Arc<PieceWriter>>,
+}
+
+impl OriginReader {
+    /// A reader of an origin that has just told these facts.
+    pub(super) fn idle(facts: Facts) -> Self {
+        Self {
+            version: facts.version,
+            ranges: facts.ranges,
+            stage: Stage::Idle,
+            received: Arc::default(),
+            received_seen: 0,
+        }
+    }
+
+    /// A reader of an origin of which only the stored validators are known.
+    pub(super) fn stored(version: Version, ranges: RangeSupport) -> Self {
+        Self {
+            version,
+            ranges,
+            stage: Stage::Idle,
+            received: Arc::default(),
+            received_seen: 0,
+        }
+    }
+
+    /// Begins; at most so many runs at once.
+    pub(super) fn start(&mut self, runs_max: usize) {
+        if matches!(self.stage, Stage::Idle) {
+            self.stage = Stage::Reading {
+                runs_max,
+                in_progress: HashSet::new(),
+                failures: 0,
+                not_before: Instant::now(),
+            };
+        }
+    }
+
+    /// Gives up for good.
+    pub(super) fn stop(&mut self) {
+        self.stage = Stage::Stopped;
+    }
+
+    /// Whether the origin is being read.
+    pub(super) fn is_reading(&self) -> bool {
+        matches!(self.stage, Stage::Reading { .. })
+    }
+
+    /// Whether bytes came since the last call.
+    pub(super) fn progressed(&mut self) -> bool {
+        let received = self.received.load(Ordering::Relaxed);
+        std::mem::replace(&mut self.received_seen, received) != received
+    }
+
+    /// A piece is no longer being read.
+    pub(super) fn piece_done(&mut self, piece: PieceNumber) {
+        if let Stage::Reading { in_progress, .. } = &mut self.stage {
+            in_progress.remove(&piece);
+        }
+    }
+
+    /// Whether the origin is worth another try after this error; the pause before it is kept here.
+    pub(super) fn may_retry(&mut self, error: &SourceError) -> bool {
+        let Stage::Reading {
+            failures,
+            not_before,
+            ..
+        } = &mut self.stage
+        else {
+            return false;
+        };
+        *failures += 1;
+        let pause = match error.retry() {
+            Retry::After(pause) => pause,
+            Retry::Never => return false,
+            _ => PAUSE * 2u32.pow((*failures).min(6)),
+        };
+        *not_before = Instant::now() + pause;
+        *failures <= FAILURES_MAX && pause <= PAUSE_MAX
+    }
+
+    /// Starts the next run, if there is one and room for it; returns its pieces.
+    pub(super) fn next_run(
+        &mut self,
+        engine: &Arc<Inner>,
+        links: &Arc<TaskLinks>,
+        spec: &DownloadSpec,
+        wanted: &Bitmap,
+        busy: &HashSet<PieceNumber>,
+        pieces: &mut Pieces,
+        events: &mpsc::Sender<Event>,
+        cancel: &CancellationToken,
+    ) -> Vec<PieceNumber> {
+        let ordered = self.ranges != RangeSupport::Yes;
+        let Stage::Reading {
+            runs_max,
+            in_progress,
+            not_before,
+            ..
+        } = &mut self.stage
+        else {
+            return Vec::new();
+        };
+        let room = if ordered { 1 } else { *runs_max };
+        if in_progress.len() >= room || Instant::now() < *not_before {
+            return Vec::new();
+        }
+        let free = |piece: &PieceNumber| {
+            !pieces.is_held(*piece) && !in_progress.contains(piece) && !busy.contains(piece)
+        };
+        let mut missing = wanted.ones().map(PieceNumber).filter(free);
+        let numbers: Vec<PieceNumber> = if ordered {
+            missing.collect()
+        } else {
+            missing.next().into_iter().collect()
+        };
+        let Some(run) = Run::new(&numbers, ordered, pieces) else {
+            return Vec::new();
+        };
+        in_progress.extend(&numbers);
+        let reader = RunReader {
+            engine: engine.clone(),
+            request: request(spec),
+            version: self.version.clone(),
+            received: self.received.clone(),
+            events: events.clone(),
+            links: links.clone(),
+        };
+        let cancel = cancel.clone();
+        engine.tasks.spawn(async move {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => {}
+                () = reader.read(run, ordered) => {}
+            }
+        });
+        numbers
+    }
+}
+
+impl Run {
+    /// The bytes that cover these pieces; from the front when the origin can only be read in order.
+    fn new(numbers: &[PieceNumber], ordered: bool, pieces: &mut Pieces) -> Option<Self> {
+        let geometry = *pieces.geometry();
+        let last = geometry.piece(*numbers.last()?)?;
+        let first = geometry.piece(if ordered { PieceNumber(0) } else { numbers[0] })?;
+        let wanted: HashSet<PieceNumber> = numbers.iter().copied().collect();
+        let mut run = Vec::new();
+        for number in first.number.0..=last.number.0 {
+            let span = geometry.piece(PieceNumber(number))?;
+            let writer = if wanted.contains(&span.number) {
+                Some(pieces.writer(span.number).ok()?)
+            } else {
+                None
+            };
+            run.push(RunPiece {
+                number: span.number,
+                bytes: span.offset..span.offset + span.length,
+                writer,
+            });
+        }
+        let end = last.offset + last.length;
+        Some(Self {
+            range: ByteRange {
+                start: first.offset,
+                length: end - first.offset,
+            },
+            pieces: run,
+        })
+    }
+}
+
+/// The request for this task, without a range.
+pub(super) fn request(spec: &DownloadSpec) -> Result<source::Request, SourceError> {
+    Ok(source::Request::new(&spec.url)?
+        .with_headers(spec.request_header.clone())
+        .with_trust_roots(spec.certificate_chain.clone()))
+}
+
+/// Carries out one run.
+struct RunReader {
+    engine: Arc<Inner>,
+    request: Result<source::Request, SourceError>,
+    version: Version,
+    received: Arc<AtomicU64>,
+    events: mpsc::Sender<Event>,
+    links: Arc<TaskLinks>,
+}
+
+impl RunReader {
+    async fn read(self, run: Run, ordered: bool) {
+        let mut done = 0;
+        if let Err(error) = self.read_all(&run, ordered, &mut done).await {
+            let error = Arc::new(error);
+            for piece in run.pieces[done..]
+                .iter()
+                .filter(|piece| piece.writer.is_some())
+            {
+                let failed = OriginEvent::Failed {
+                    piece: piece.number,
+                    error: error.clone(),
+                };
+                let _ = self.events.send(Event::Origin(failed)).await;
+            }
+        }
+    }
+
+    /// Reads the run; `done` counts the pieces that were dealt with.
+    async fn read_all(
+        &self,
+        run: &Run,
+        ordered: bool,
+        done: &mut usize,
+    ) -> Result<(), SourceError> {
+        let request = self.request.clone()?;
+        let want = if ordered {
+            Get::whole()
+        } else {
+            Get::range(run.range)
+        };
+        let get = want.of_version(self.version.clone());
+        let mut body = self.engine.parts.sources.get(&request, get).await?.body;
+        let mut pieces = run.pieces.iter();
+        let mut filler = pieces
+            .next()
+            .map(|piece| PieceFiller::new(piece, &self.links));
+        while let Some(chunk) = body.next().await {
+            let mut chunk = chunk?;
+            self.received
+                .fetch_add(chunk.len() as u64, Ordering::Relaxed);
+            while let Some(current) = filler.as_mut().filter(|_| !chunk.is_empty()) {
+                current.take(&mut chunk).await;
+                if current.is_full() {
+                    self.report(filler.take().expect("it is the current one"))
+                        .await;
+                    *done += 1;
+                    filler = pieces
+                        .next()
+                        .map(|piece| PieceFiller::new(piece, &self.links));
+                }
+            }
+            if filler.is_none() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    async fn report(&self, filler: PieceFiller<'_>) {
+        let piece = filler.piece.number;
+        if filler.piece.writer.is_some() {
+            let written = filler.finish().await;
+            let _ = self
+                .events
+                .send(Event::Origin(OriginEvent::Piece { piece, written }))
+                .await;
+        }
+    }
+}
+
+/// Puts the bytes of one piece into the store, one batch being written while the next one is gathered.
+struct PieceFiller<'a> {
+    piece: &'a RunPiece,
+    links: &'a Arc<TaskLinks>,
+    /// The segment that the children were told of last.
+    told: Option<SegmentIndex>,
+    /// In the content: the next byte to come.
+    offset: u64,
+    batch: Vec<Bytes>,
+    batch_len: usize,
+    writing: Option<JoinHandle<Result<(), String>>>,
+    outcome: Result<(), String>,
+}
+
+impl<'a> PieceFiller<'a> {
+    fn new(piece: &'a RunPiece, links: &'a Arc<TaskLinks>) -> Self {
+        Self {
+            piece,
+            links,
+            told: None,
+            offset: piece.bytes.start,
+            batch: Vec::new(),
+            batch_len: 0,
+            writing: None,
+            outcome: Ok(()),
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.offset >= self.piece.bytes.end
+    }
+
+    /// Takes what belongs to the piece from the front of `chunk`.
+    async fn take(&mut self, chunk: &mut Bytes) {
+        let room = usize::try_from(self.piece.bytes.end - self.offset).unwrap_or(usize::MAX);
+        let part = chunk.split_to(chunk.len().min(room));
+        self.offset += part.len() as u64;
+        self.batch_len += part.len();
+        self.batch.push(part);
+        if self.batch_len >= BATCH_LEN || self.is_full() {
+            self.write_batch().await;
+        }
+    }
+
+    async fn write_batch(&mut self) {
+        self.settle().await;
+        let batch = std::mem::take(&mut self.batch);
+        let start = self.offset - std::mem::take(&mut self.batch_len) as u64;
+        let Some(writer) = self.piece.writer.clone() else {
+            return;
+        };
+        let mut at = start - self.piece.bytes.start;
+        self.writing = Some(tokio::task::spawn_blocking(move || {
+            for part in batch {
+                writer.write(at, &part).map_err(|error| error.to_string())?;
+                at += part.len() as u64;
+            }
+            Ok(())
+        }));
+    }
+
+    /// Waits for the batch being written.
+    async fn settle(&mut self) {
+        if let Some(writing) = self.writing.take() {
+            let written = writing.await.unwrap_or_else(|error| Err(error.to_string()));
+            self.tell_arriving();
+            self.outcome = std::mem::replace(&mut self.outcome, Ok(())).and(written);
+        }
+    }
+
+    /// Tells the children of the segment that was begun last.
+    fn tell_arriving(&mut self) {
+        let at = (self.offset - self.batch_len as u64).saturating_sub(self.piece.bytes.start + 1);
+        let segment = self.links.geometry.segment_at(self.piece.number, at);
+        if segment != self.told {
+            self.told = segment;
+            if let Some(segment) = segment {
+                self.links.tell(HeraldEvent::Arriving(segment));
+            }
+        }
+    }
+
+    async fn finish(mut self) -> Result<(), String> {
+        self.settle().await;
+        self.outcome
+    }
+}

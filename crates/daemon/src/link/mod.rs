@@ -1,0 +1,113 @@
+//! Links between daemons of this project: who has which bytes of a task, and who may fetch next.
+//!
+//! A link carries control only, both ways, whoever dialled it (`proto/swarm.proto`); bytes travel on the piece port.
+//! [`Hub`] knows all links of this host. Per task with a link there is one [`herald`] that tells the children what
+//! arrives here, staged when this host is a seed. What the other side tells us goes to the task's session, if one runs.
+//!
+//! A Dragonfly v2 host answers the call with UNIMPLEMENTED; the session then uses SyncPieces with it.
+
+mod actor;
+mod herald;
+mod hub;
+mod known;
+mod service;
+
+/// The generated messages of `proto/swarm.proto`.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::pedantic,
+    clippy::unwrap_used,
+    reason = "generated"
+)]
+pub mod proto {
+    tonic::include_proto!("dragonfly.swarm.v1");
+}
+
+pub use herald::{Herald, HeraldEvent, V2Child};
+pub use hub::{Hub, Target, TaskLinks};
+pub use known::Known;
+pub use service::LinkService;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use protocol::{Crc32, HostId, PeerId, PieceNumber, SegmentIndex};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Frames that may wait for one link. A link that does not drain them is cut: the other side is frozen or gone.
+pub(crate) const FRAMES_LEN: usize = 256;
+
+/// One established link of one task.
+#[derive(Debug)]
+pub struct Link {
+    /// The other host.
+    pub host_id: HostId,
+    /// Its part in this task.
+    pub peer_id: PeerId,
+    /// Where it serves pieces.
+    pub piece_addr: SocketAddr,
+    /// It is a seed peer.
+    pub seed: bool,
+    /// How we name ourselves in segment requests to it.
+    pub our_token: u64,
+    /// How it names itself in segment requests to us.
+    pub its_token: u64,
+    /// What it has told us so far.
+    pub known: Mutex<Known>,
+    /// Ends the link.
+    pub cancel: CancellationToken,
+    frames: mpsc::Sender<proto::Frame>,
+}
+
+impl Link {
+    /// Answers a grant: nothing is wanted now.
+    pub(crate) fn decline(&self) {
+        self.send(proto::frame::Kind::Decline(proto::Decline {}));
+    }
+
+    /// Sends a frame, or cuts the link when it does not drain.
+    pub(crate) fn send(&self, kind: proto::frame::Kind) {
+        if self
+            .frames
+            .try_send(proto::Frame { kind: Some(kind) })
+            .is_err()
+        {
+            self.cancel.cancel();
+        }
+    }
+}
+
+/// What a session hears about a host that it asked the hub to link with, or that dialled us.
+#[derive(Debug)]
+pub struct LinkEvent {
+    /// The other host.
+    pub host_id: HostId,
+    /// What happened.
+    pub news: LinkNews,
+}
+
+/// See [`LinkEvent`].
+#[derive(Debug)]
+pub enum LinkNews {
+    /// The link stands; what is known so far is in it.
+    Up(Arc<Link>),
+    /// First bytes of these segments are there.
+    Arriving(Vec<SegmentIndex>),
+    /// These pieces are held there.
+    Held(Vec<(PieceNumber, Crc32)>),
+    /// The digests of these pieces, wherever their bytes are.
+    Digests(Vec<(PieceNumber, Crc32)>),
+    /// These pieces are gone there.
+    Gone(Vec<PieceNumber>),
+    /// A slot is kept for us there.
+    Granted,
+    /// The link is gone.
+    Down,
+    /// The host is a Dragonfly v2 daemon.
+    NotOurs(tonic::transport::Channel),
+    /// The host could not be reached or refused the link.
+    Failed(String),
+}

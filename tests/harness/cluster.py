@@ -1,0 +1,132 @@
+"""A whole swarm on one machine, in a folder of its own and on addresses of its own."""
+
+import hashlib
+import os
+import random
+import shutil
+import tempfile
+from pathlib import Path
+
+from .daemon import Daemon, Flavour
+from .origin import Origin
+from .process import Process, wait_until
+
+
+def sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+class Cluster:
+    """Use as a context manager: at its end every process is stopped and the folder is gone.
+
+    Every service has its own address in a random 127.x.y.0/24, so default ports never clash between two runs.
+    """
+
+    def __init__(self, base: str = "/dev/shm"):
+        self.folder = Path(tempfile.mkdtemp(prefix="dragonfly-test-", dir=base))
+        self.folder.chmod(0o755)
+        self._net = f"127.{random.randint(1, 254)}.{random.randint(0, 254)}"
+        self._next_ip = 1
+        self.processes: list[Process] = []
+        self.daemons: list[Daemon] = []
+
+    def __enter__(self) -> "Cluster":
+        return self
+
+    def __exit__(self, kind, _value, _trace) -> None:
+        for daemon in self.daemons:
+            if daemon.process.running:
+                daemon.process.thaw()
+                daemon.process.signal(15)
+        for daemon in self.daemons:
+            daemon.stop()
+        for process in reversed(self.processes):
+            process.stop()
+        if kind and os.environ.get("KEEP_FAILED"):
+            print(f"kept: {self.folder}")
+        else:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def ip(self) -> str:
+        ip = f"{self._net}.{self._next_ip}"
+        self._next_ip += 1
+        return ip
+
+    def origin(self, extra: str = "") -> Origin:
+        origin = Origin(self.folder / f"origin{len(self.processes)}", self.ip(), extra=extra)
+        self.processes.append(origin.process)
+        return origin
+
+    def manager(self) -> str:
+        """Starts our manager; returns the address that daemons and schedulers are configured with."""
+        ip, folder = self.ip(), self.folder / "manager"
+        folder.mkdir()
+        config = folder / "manager.yaml"
+        config.write_text(f"""server:
+  workHome: {folder}
+  grpc:
+    advertiseIP: {ip}
+    listenIP: {ip}
+    port:
+      start: 65003
+      end: 65003
+  rest:
+    addr: {ip}:8080
+database:
+  url: sqlite://{folder}/manager.db
+metrics:
+  enable: false
+""")
+        process = Process("manager", [Flavour.OURS.program("dragonfly"), "manager", "--config", config, "--console"],
+                          folder / "manager.log")
+        self.processes.append(process)
+        self._answers(process, ip, 65003)
+        return f"http://{ip}:65003"
+
+    def scheduler(self, name: str = "scheduler", manager: str | None = None) -> str:
+        """Starts our scheduler; returns `ip:port`. The process is `cluster.process(name)`."""
+        ip, folder = self.ip(), self.folder / name
+        folder.mkdir()
+        config = folder / "scheduler.yaml"
+        managed = f"manager:\n  addr: {manager.removeprefix('http://')}\n  schedulerClusterID: 1\n" if manager else ""
+        config.write_text(f"""server:
+  host: {name}
+  advertiseIP: {ip}
+  listenIP: {ip}
+  port: 8002
+  workHome: {folder}
+  dataDir: {folder}
+{managed}metrics:
+  enable: false
+""")
+        argv = [Flavour.OURS.program("dragonfly"), "scheduler", "--config", config, "--console",
+                "--dynconfig", folder / "dynconfig.yaml"]
+        process = Process(name, argv, folder / "scheduler.log")
+        self.processes.append(process)
+        self._answers(process, ip, 8002)
+        return f"{ip}:8002"
+
+    def process(self, name: str) -> Process:
+        return next(process for process in self.processes if process.name == name)
+
+    def daemon(self, name: str, **options) -> Daemon:
+        """Starts a daemon; see `Daemon` for the options. Call `ready()` on it before use."""
+        daemon = Daemon(name, self.folder / name, options.pop("ip", None) or self.ip(), **options)
+        self.daemons.append(daemon)
+        return daemon
+
+    def _answers(self, process: Process, ip: str, port: int) -> None:
+        import socket
+
+        def connects() -> bool:
+            if not process.running:
+                raise AssertionError(f"{process.name} ended: {process.text()[-2000:]}")
+            with socket.socket() as probe:
+                probe.settimeout(1)
+                return probe.connect_ex((ip, port)) == 0
+
+        wait_until(connects, 20, f"{process.name} listens on {ip}:{port}")

@@ -1,0 +1,66 @@
+"""A real nginx that serves one folder and counts what it sent."""
+
+from pathlib import Path
+
+from .process import Process, wait_until
+
+_CONFIG = """
+daemon off;
+worker_processes 1;
+pid {dir}/nginx.pid;
+error_log {dir}/error.log;
+events {{ worker_connections 512; }}
+http {{
+    access_log {dir}/access.log counted;
+    log_format counted '$request_method $uri $status $body_bytes_sent';
+    client_body_temp_path {dir}/t1; proxy_temp_path {dir}/t2; fastcgi_temp_path {dir}/t3;
+    uwsgi_temp_path {dir}/t4; scgi_temp_path {dir}/t5;
+    sendfile on;
+    keepalive_requests 100000;
+    server {{
+        listen {ip}:{port} backlog=1024;
+        root {dir}/www;
+        {extra}
+        location / {{ autoindex on; }}
+    }}
+}}
+"""
+
+
+class Origin:
+    """The web server that a cluster reads from."""
+
+    def __init__(self, folder: Path, ip: str, port: int = 8080, netns: str | None = None, extra: str = ""):
+        self.folder = folder
+        self.url = f"http://{ip}:{port}"
+        self.www = folder / "www"
+        self.www.mkdir(parents=True)
+        folder.chmod(0o755)
+        self.www.chmod(0o755)
+        config = folder / "nginx.conf"
+        config.write_text(_CONFIG.format(dir=folder, ip=ip, port=port, extra=extra))
+        self.process = Process("origin", ["nginx", "-e", folder / "error.log", "-c", config], folder / "nginx.log", netns)
+        wait_until(lambda: (folder / "nginx.pid").exists() or not self.process.running, 10, "nginx serves")
+        if not self.process.running:
+            raise AssertionError(f"nginx did not start: {self.process.text()}{(folder / 'error.log').read_text()}")
+
+    def file(self, name: str, size: int) -> Path:
+        """A file of `size` random bytes."""
+        path = self.www / name
+        with open("/dev/urandom", "rb") as random, open(path, "wb") as out:
+            left = size
+            while left:
+                block = random.read(min(left, 1 << 22))
+                out.write(block)
+                left -= len(block)
+        path.chmod(0o644)
+        return path
+
+    def bytes_sent(self, name: str) -> int:
+        """Body bytes of GET answers for `name` so far."""
+        total = 0
+        for line in (self.folder / "access.log").read_text().splitlines():
+            method, uri, _status, sent = line.split()
+            if method == "GET" and uri == f"/{name}":
+                total += int(sent)
+        return total

@@ -1,0 +1,108 @@
+"""One started program: its log, its CPU and memory, and its certain end."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _die_with_parent() -> None:
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def wait_until(condition, seconds: float, what: str):
+    """Polls `condition` until it is true and returns its value; fails loudly after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what}")
+        time.sleep(0.02)
+
+
+class Process:
+    """A program that runs until `stop`; it dies with us in any case."""
+
+    def __init__(self, name: str, argv: list, log: Path, netns: str | None = None, env: dict | None = None):
+        self.name = name
+        self.log = log
+        if netns:
+            argv = ["ip", "netns", "exec", netns, *argv]
+        self._log_file = open(log, "ab")
+        self._popen = subprocess.Popen(
+            [str(word) for word in argv],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log_file,
+            stderr=subprocess.STDOUT,
+            preexec_fn=_die_with_parent,
+            env={**os.environ, **(env or {})},
+        )
+
+    @property
+    def pid(self) -> int:
+        # `ip netns exec` replaces itself by the program: the pid is the program's own.
+        return self._popen.pid
+
+    @property
+    def running(self) -> bool:
+        return self._popen.poll() is None
+
+    def cpu_seconds(self) -> float:
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS
+
+    def _status_mib(self, key: str) -> float:
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith(key):
+                return int(line.split()[1]) / 1024
+        raise AssertionError(f"{self.name}: no {key} in its status")
+
+    def rss_mib(self) -> float:
+        return self._status_mib("VmRSS:")
+
+    def rss_mib_max(self) -> float:
+        return self._status_mib("VmHWM:")
+
+    def forget_rss_max(self) -> None:
+        """Restarts the peak of the resident memory from now."""
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+
+    def signal(self, number: int) -> None:
+        self._popen.send_signal(number)
+
+    def freeze(self) -> None:
+        self.signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self.signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        self._popen.kill()
+        self._popen.wait(10)
+
+    def wait(self, seconds: float) -> int:
+        return self._popen.wait(seconds)
+
+    def stop(self, seconds: float = 15) -> int:
+        """Asks it to end, makes it end, and returns its exit code."""
+        if self.running:
+            self._popen.send_signal(signal.SIGCONT)
+            self._popen.terminate()
+            try:
+                self._popen.wait(seconds)
+            except subprocess.TimeoutExpired:
+                self._popen.kill()
+                self._popen.wait(10)
+        self._log_file.close()
+        return self._popen.returncode
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
