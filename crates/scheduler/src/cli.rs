@@ -49,12 +49,19 @@ impl Args {
     }
 
     fn log_options(&self, config: &Config) -> LogOptions {
-        let level = self.log_level.clone().unwrap_or_else(|| config.log.level.clone());
+        let level = self
+            .log_level
+            .clone()
+            .unwrap_or_else(|| config.log.level.clone());
         let target = if self.console || config.log.console {
             LogTarget::Stderr
         } else {
             LogTarget::Files {
-                directory: self.log_dir.clone().unwrap_or_else(|| config.log.dir.clone()).join("scheduler"),
+                directory: self
+                    .log_dir
+                    .clone()
+                    .unwrap_or_else(|| config.log.dir.clone())
+                    .join("scheduler"),
                 name: "core".to_owned(),
                 file_count_max: config.log.file_count_max,
                 file_len_max: config.log.file_len_max,
@@ -81,8 +88,10 @@ fn try_main(args: &Args) -> anyhow::Result<()> {
     for warning in &loaded.warnings {
         warn!("{warning}");
     }
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start worker threads")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start worker threads")?;
     runtime.block_on(async {
         crate::run(loaded.value, Shutdown::new()).await?;
         info!("scheduler stopped");

@@ -188,7 +188,11 @@ impl Config {
 }
 
 fn read_server(server: &Section<'_>, ipv6: bool, defaults: ServerConfig) -> ServerConfig {
-    let any: IpAddr = if ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    let any: IpAddr = if ipv6 {
+        Ipv6Addr::UNSPECIFIED.into()
+    } else {
+        Ipv4Addr::UNSPECIFIED.into()
+    };
     let port = server.get_or("port", defaults.listen.port());
     let advertise_port = match server.get_or("advertisePort", 0) {
         0 => port,
@@ -197,7 +201,9 @@ fn read_server(server: &Section<'_>, ipv6: bool, defaults: ServerConfig) -> Serv
     server.accept_unused(&["logMaxAge", "pluginDir"]);
     ServerConfig {
         listen: SocketAddr::new(server.get_or("listenIP", any), port),
-        advertise_ip: server.get("advertiseIP").unwrap_or_else(|| machine::address(ipv6)),
+        advertise_ip: server
+            .get("advertiseIP")
+            .unwrap_or_else(|| machine::address(ipv6)),
         advertise_port,
         hostname: server.get("host").unwrap_or_else(machine::hostname),
         tls: TlsFiles::from_section(&server.section("tls")),
@@ -218,15 +224,22 @@ fn read_log(root: &Section<'_>, defaults: LogConfig) -> LogConfig {
         console: root.get_or("console", defaults.console),
         dir: server.get_or("logDir", defaults.dir),
         level: server.get_or("logLevel", defaults.level),
-        file_len_max: server.get("logMaxSize").map_or(defaults.file_len_max, ByteSize::mb),
-        file_count_max: server.get::<usize>("logMaxBackups").map_or(defaults.file_count_max, |old| old.saturating_add(1)),
+        file_len_max: server
+            .get("logMaxSize")
+            .map_or(defaults.file_len_max, ByteSize::mb),
+        file_count_max: server
+            .get::<usize>("logMaxBackups")
+            .map_or(defaults.file_count_max, |old| old.saturating_add(1)),
     }
 }
 
 fn read_policy(section: &Section<'_>, defaults: Policy) -> Policy {
     let algorithm: String = section.get_or("algorithm", "default".to_owned());
     if algorithm != "default" {
-        section.mistake("algorithm", "default: evaluator plugins are Go shared objects and cannot be loaded");
+        section.mistake(
+            "algorithm",
+            "default: evaluator plugins are Go shared objects and cannot be loaded",
+        );
     }
     let positive = "a whole number from 1";
     let some_time = "a duration longer than 0, such as 500ms";
@@ -235,7 +248,12 @@ fn read_policy(section: &Section<'_>, defaults: Policy) -> Policy {
         from.checked(key, default, some_time, |value: &Duration| !value.is_zero())
     };
     Policy {
-        back_to_source_limit: section.checked("backToSourceCount", defaults.back_to_source_limit, positive, |n| *n > 0),
+        back_to_source_limit: section.checked(
+            "backToSourceCount",
+            defaults.back_to_source_limit,
+            positive,
+            |n| *n > 0,
+        ),
         retry_back_to_source_limit: section.checked(
             "retryBackToSourceLimit",
             defaults.retry_back_to_source_limit,
@@ -244,7 +262,11 @@ fn read_policy(section: &Section<'_>, defaults: Policy) -> Policy {
         ),
         retry_limit: section.checked("retryLimit", defaults.retry_limit, positive, |n| *n > 0),
         retry_interval: duration(section, "retryInterval", defaults.retry_interval),
-        piece_download_timeout: duration(&gc, "pieceDownloadTimeout", defaults.piece_download_timeout),
+        piece_download_timeout: duration(
+            &gc,
+            "pieceDownloadTimeout",
+            defaults.piece_download_timeout,
+        ),
         peer_gc_interval: duration(&gc, "peerGCInterval", defaults.peer_gc_interval),
         peer_ttl: duration(&gc, "peerTTL", defaults.peer_ttl),
         task_gc_interval: duration(&gc, "taskGCInterval", defaults.task_gc_interval),
@@ -255,7 +277,10 @@ fn read_policy(section: &Section<'_>, defaults: Policy) -> Policy {
 }
 
 fn read_host(section: &Section<'_>) -> HostConfig {
-    HostConfig { idc: section.get("idc"), location: section.get("location") }
+    HostConfig {
+        idc: section.get("idc"),
+        location: section.get("location"),
+    }
 }
 
 fn read_manager(section: &Section<'_>) -> Option<ManagerConfig> {
@@ -267,11 +292,19 @@ fn read_manager(section: &Section<'_>) -> Option<ManagerConfig> {
     );
     let tls = TlsFiles::from_section(&section.section("tls"));
     let addr = section.get::<String>("addr")?;
-    let uri = if addr.contains("://") { addr.clone() } else { format!("http://{addr}") };
+    let uri = if addr.contains("://") {
+        addr.clone()
+    } else {
+        format!("http://{addr}")
+    };
     if tonic::transport::Endpoint::from_shared(uri).is_err() {
         section.mistake("addr", "the manager's host:port, such as manager:65003");
     }
-    Some(ManagerConfig { addr, tls, keep_alive_interval })
+    Some(ManagerConfig {
+        addr,
+        tls,
+        keep_alive_interval,
+    })
 }
 
 fn read_seed_peer(section: &Section<'_>) -> Option<TlsFiles> {

@@ -15,7 +15,10 @@ pub(crate) fn hostname() -> String {
 pub(crate) fn address(ipv6: bool) -> IpAddr {
     // Documentation addresses (RFC 5737, RFC 3849): only the routing table is asked.
     let distant_v4 = (Ipv4Addr::UNSPECIFIED.into(), IpAddr::from([192, 0, 2, 1]));
-    let distant_v6 = (Ipv6Addr::UNSPECIFIED.into(), IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]));
+    let distant_v6 = (
+        Ipv6Addr::UNSPECIFIED.into(),
+        IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]),
+    );
     let mut attempts = vec![distant_v4];
     if ipv6 {
         attempts.push(distant_v6);

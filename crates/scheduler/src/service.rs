@@ -42,7 +42,10 @@ impl Scheduler {
         let _ = shutdown;
         let grpc = listen::tcp(config.server.listen, "server.port")?;
         let grpc_addr = grpc.local_addr().map_err(StartError::Signals)?;
-        Ok(Self { grpc_addr, metrics_addr: None })
+        Ok(Self {
+            grpc_addr,
+            metrics_addr: None,
+        })
     }
 
     /// Where gRPC is served: the bound address, also when port 0 was asked for.
@@ -65,5 +68,7 @@ pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), StartError> {
     let scheduler = Scheduler::start(config, &shutdown).await?;
     tracing::info!(grpc = %scheduler.grpc_addr(), metrics = ?scheduler.metrics_addr(), "scheduler serves");
     let drained = shutdown.run(grace).await.map_err(StartError::Signals)?;
-    drained.failure.map_or(Ok(()), |failure| Err(StartError::Failed(failure)))
+    drained
+        .failure
+        .map_or(Ok(()), |failure| Err(StartError::Failed(failure)))
 }

@@ -77,7 +77,8 @@ impl Default for Policy {
 impl Policy {
     /// How long a peer without any parent waits before it is sent to the origin.
     pub fn wait_max(&self) -> Duration {
-        self.retry_interval.saturating_mul(self.retry_back_to_source_limit)
+        self.retry_interval
+            .saturating_mul(self.retry_back_to_source_limit)
     }
 
     /// How long a peer that must not read the origin waits before it is refused.
