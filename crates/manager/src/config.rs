@@ -358,3 +358,6 @@ fn first_address(block: &Section<'_>) -> Option<(String, u16)> {
     }
     parsed
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,11 @@
 //! Who is where: the membership tables as one snapshot in memory.
 //!
 //! Daemons ask for schedulers far more often than membership changes, and every answer needs most of five small tables. So
-//! they are read together, kept for [`FRESH_FOR`], and all answers are computed from them. A change made through this
+//! they are read together, kept for a second, and all answers are computed from them. A change made through this
 //! manager is visible at once ([`Directory::changed`]); one made through another manager, within a second. That is sharper
 //! than Dragonfly v2, whose caches may lag five minutes.
 //!
-//! While the database is away the last snapshot goes on serving, up to [`STALE_MAX`]: old knowledge beats none, and
+//! While the database is away the last snapshot goes on serving, up to five minutes: old knowledge beats none, and
 //! daemons check each scheduler's health themselves.
 
 use std::collections::{HashMap, HashSet};
@@ -23,15 +23,35 @@ use crate::model::{
 };
 use crate::searcher::{Place, Scopes, rank};
 
-/// How long a snapshot answers without asking the database. It bounds the load (a handful of queries per second however
-/// many daemons ask) and the delay of what other managers change.
-const FRESH_FOR: Duration = Duration::from_secs(1);
-/// How long the last snapshot may stand in for a database that is away: as long as Dragonfly v2's cache would.
-const STALE_MAX: Duration = Duration::from_secs(300);
+/// How long a snapshot serves.
+#[derive(Debug, Clone)]
+struct Ages {
+    /// How long it answers without asking the database. It bounds the load (a handful of queries per second however many
+    /// daemons ask) and the delay of what other managers change.
+    fresh_for: Duration,
+    /// How long the last one may stand in for a database that is away: as long as Dragonfly v2's cache would.
+    stale_max: Duration,
+    /// How long callers wait for the database while there is a snapshot that can stand in. Daemons give up after 10 s.
+    patience: Duration,
+    /// How long a snapshot that stands in is not questioned again.
+    stand_in_for: Duration,
+}
+
+impl Default for Ages {
+    fn default() -> Self {
+        Self {
+            fresh_for: Duration::from_secs(1),
+            stale_max: Duration::from_secs(300),
+            patience: Duration::from_secs(3),
+            stand_in_for: Duration::from_secs(5),
+        }
+    }
+}
 
 /// Keeps the snapshot.
 pub(crate) struct Directory {
     database: Database,
+    ages: Ages,
     kept: Mutex<Option<Kept>>,
     /// Counts changes made through this manager; a snapshot that was begun before the last change is not fresh.
     changes: AtomicU64,
@@ -42,7 +62,7 @@ pub(crate) struct Directory {
 #[derive(Clone)]
 struct Kept {
     snapshot: Arc<Snapshot>,
-    read_at: Instant,
+    fresh_until: Instant,
     changes: u64,
 }
 
@@ -50,6 +70,7 @@ impl Directory {
     pub(crate) fn new(database: Database) -> Self {
         Self {
             database,
+            ages: Ages::default(),
             kept: Mutex::default(),
             changes: AtomicU64::new(0),
             reading: tokio::sync::Mutex::new(()),
@@ -73,45 +94,42 @@ impl Directory {
         if let Some(kept) = self.fresh() {
             return Ok(kept);
         }
-        let (read_at, changes) = (Instant::now(), self.changes.load(Ordering::Acquire));
-        match Snapshot::read(&self.database).await {
-            Ok(snapshot) => {
-                let snapshot = Arc::new(snapshot);
-                self.keep(Kept {
-                    snapshot: snapshot.clone(),
-                    read_at,
-                    changes,
-                });
-                Ok(snapshot)
+        let (begun_at, changes) = (Instant::now(), self.changes.load(Ordering::Acquire));
+        let last = self
+            .kept()
+            .map(|kept| kept.snapshot)
+            .filter(|it| it.taken_at.elapsed() < self.ages.stale_max);
+        let reading = Snapshot::read(&self.database);
+        let read = match last {
+            None => reading.await,
+            Some(_) => tokio::time::timeout(self.ages.patience, reading)
+                .await
+                .unwrap_or_else(|_| {
+                    Err(DbError::Unavailable {
+                        reason: format!("no answer within {:?}", self.ages.patience),
+                    })
+                }),
+        };
+        let (snapshot, fresh_until) = match (read, last) {
+            (Ok(snapshot), _) => (Arc::new(snapshot), begun_at + self.ages.fresh_for),
+            (Err(error @ DbError::Unavailable { .. }), Some(last)) => {
+                warn!(%error, age = ?last.taken_at.elapsed(), "answering from the last known membership");
+                (last, Instant::now() + self.ages.stand_in_for)
             }
-            Err(error @ DbError::Unavailable { .. }) => self.stand_in(error),
-            Err(error) => Err(error),
-        }
+            (Err(error), _) => return Err(error),
+        };
+        self.keep(Kept {
+            snapshot: snapshot.clone(),
+            fresh_until,
+            changes,
+        });
+        Ok(snapshot)
     }
 
     fn fresh(&self) -> Option<Arc<Snapshot>> {
-        let kept = self.kept();
         let changes = self.changes.load(Ordering::Acquire);
-        kept.filter(|kept| kept.changes == changes && kept.read_at.elapsed() < FRESH_FOR)
-            .map(|kept| kept.snapshot)
-    }
-
-    /// The last snapshot instead of `error`; kept as if fresh, so that not every caller waits for the database's time limit.
-    fn stand_in(&self, error: DbError) -> Result<Arc<Snapshot>, DbError> {
-        let Some(kept) = self
-            .kept()
-            .filter(|kept| kept.snapshot.taken_at.elapsed() < STALE_MAX)
-        else {
-            return Err(error);
-        };
-        warn!(%error, age = ?kept.snapshot.taken_at.elapsed(), "answering from the last known membership");
-        let changes = self.changes.load(Ordering::Acquire);
-        self.keep(Kept {
-            read_at: Instant::now(),
-            changes,
-            snapshot: kept.snapshot.clone(),
-        });
-        Ok(kept.snapshot)
+        let is_fresh = |kept: &Kept| kept.changes == changes && Instant::now() < kept.fresh_until;
+        self.kept().filter(is_fresh).map(|kept| kept.snapshot)
     }
 
     fn kept(&self) -> Option<Kept> {
@@ -324,5 +342,51 @@ fn offer<'s>(
     Offer {
         cluster: &entry.cluster,
         schedulers: active.get(&entry.cluster.id).cloned().unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::DatabaseUrl;
+    use crate::db::Migrate;
+
+    async fn directory(folder: &tempfile::TempDir) -> (Database, Directory) {
+        let url = DatabaseUrl::sqlite(folder.path().join("manager.db"));
+        let database = Database::open(&url, Duration::from_secs(10), Migrate::Yes)
+            .await
+            .unwrap();
+        (database.clone(), Directory::new(database))
+    }
+
+    #[tokio::test]
+    async fn an_own_change_is_seen_at_once_and_otherwise_the_snapshot_is_shared() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_database, directory) = directory(&folder).await;
+        let first = directory.snapshot().await.unwrap();
+        assert!(Arc::ptr_eq(&first, &directory.snapshot().await.unwrap()));
+        directory.changed();
+        assert!(!Arc::ptr_eq(&first, &directory.snapshot().await.unwrap()));
+    }
+
+    #[tokio::test]
+    async fn the_last_snapshot_stands_in_for_a_lost_database_but_not_for_ever() {
+        let folder = tempfile::tempdir().unwrap();
+        let (database, mut directory) = directory(&folder).await;
+        let last = directory.snapshot().await.unwrap();
+        database.close().await;
+        directory.changed();
+        assert!(Arc::ptr_eq(&last, &directory.snapshot().await.unwrap()));
+        assert!(
+            directory.fresh().is_some(),
+            "not every caller tries the database"
+        );
+        directory.ages.stale_max = Duration::ZERO;
+        directory.changed();
+        let refused = directory.snapshot().await.err();
+        assert!(
+            matches!(refused, Some(DbError::Unavailable { .. })),
+            "{refused:?}"
+        );
     }
 }

@@ -23,16 +23,33 @@ use tracing::{debug, info, warn};
 use crate::db::{Database, DbError, Member, MemberKey, MemberKind, now_ms};
 use crate::directory::Directory;
 
-/// Streams that may be open at once. Each costs a task and a row; a fleet has tens of schedulers.
-const STREAMS_MAX: usize = 10_000;
-/// Silence after which a stream is ended: this many of its intervals ...
-const SILENCE_INTERVALS: u32 = 3;
-/// ... but never less than this: the first message comes one interval late.
-const SILENCE_MIN: Duration = Duration::from_secs(10);
-/// For those who told no interval, and before the first message.
-const SILENCE_UNKNOWN: Duration = Duration::from_secs(180);
-/// A stream's heartbeats are written at most this often, however fast they come.
-const WRITE_PACE: Duration = Duration::from_secs(1);
+/// What streams may cost and how long they may be silent.
+#[derive(Debug, Clone)]
+pub(crate) struct Limits {
+    /// Streams that may be open at once. Each costs a task and a row; a fleet has tens of schedulers.
+    pub(crate) streams_max: usize,
+    /// Silence after which a stream is ended: this many of its intervals ...
+    pub(crate) silence_intervals: u32,
+    /// ... but never less than this: the first message comes one interval late.
+    pub(crate) silence_min: Duration,
+    /// For those who told no interval, and before the first message.
+    pub(crate) silence_unknown: Duration,
+    /// A stream's heartbeats are written at most this often, however fast they come.
+    pub(crate) write_pace: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            streams_max: 10_000,
+            silence_intervals: 3,
+            silence_min: Duration::from_secs(10),
+            silence_unknown: Duration::from_secs(180),
+            write_pace: Duration::from_secs(1),
+        }
+    }
+}
+
 /// How often dead rows are looked for, and long dead ones swept.
 const EXPIRE_EVERY: Duration = Duration::from_secs(5);
 const SWEEP_EVERY: Duration = Duration::from_secs(3600);
@@ -54,7 +71,7 @@ pub(crate) enum Heartbeat {
 pub(crate) enum StreamEnd {
     #[error("the manager is stopping: connect again")]
     Stopping,
-    #[error("more than {STREAMS_MAX} keepalive streams are open: try later")]
+    #[error("as many keepalive streams as may be are open: try later")]
     TooMany,
     #[error("no heartbeat within {limit:?}: connect again")]
     Silent { limit: Duration },
@@ -79,15 +96,23 @@ pub(crate) struct KeepAlive {
     directory: Arc<Directory>,
     shutdown: Shutdown,
     places: Arc<Semaphore>,
+    limits: Limits,
 }
 
 impl KeepAlive {
-    pub(crate) fn new(database: Database, directory: Arc<Directory>, shutdown: Shutdown) -> Self {
+    pub(crate) fn new(
+        database: Database,
+        directory: Arc<Directory>,
+        shutdown: Shutdown,
+        limits: Limits,
+    ) -> Self {
+        let places = Arc::new(Semaphore::new(limits.streams_max));
         Self {
             database,
             directory,
             shutdown,
-            places: Arc::new(Semaphore::new(STREAMS_MAX)),
+            places,
+            limits,
         }
     }
 
@@ -120,11 +145,15 @@ impl KeepAlive {
         S: Stream<Item = Result<Heartbeat, E>> + Send + Unpin,
         E: std::fmt::Display,
     {
-        let key = match self.next(&mut beats, SILENCE_UNKNOWN).await? {
+        let key = match self.next(&mut beats, self.limits.silence_unknown).await? {
             None => return Ok(()),
             Some(Heartbeat::Member(key)) => key,
             Some(Heartbeat::Peer) => {
-                while self.next(&mut beats, SILENCE_UNKNOWN).await?.is_some() {}
+                while self
+                    .next(&mut beats, self.limits.silence_unknown)
+                    .await?
+                    .is_some()
+                {}
                 return Ok(());
             }
         };
@@ -180,12 +209,14 @@ impl KeepAlive {
         S: Stream<Item = Result<Heartbeat, E>> + Send + Unpin,
         E: std::fmt::Display,
     {
-        let limit = member.interval.map_or(SILENCE_UNKNOWN, |interval| {
-            (interval * SILENCE_INTERVALS).max(SILENCE_MIN)
-        });
+        let limit = member
+            .interval
+            .map_or(self.limits.silence_unknown, |interval| {
+                (interval * self.limits.silence_intervals).max(self.limits.silence_min)
+            });
         let mut written_at = Instant::now();
         while self.next(beats, limit).await?.is_some() {
-            if written_at.elapsed() < WRITE_PACE {
+            if written_at.elapsed() < self.limits.write_pace {
                 continue;
             }
             written_at = Instant::now();

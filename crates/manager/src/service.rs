@@ -99,7 +99,12 @@ pub async fn start(config: Config, shutdown: &Shutdown) -> Result<Addresses, Run
     let database = open_database(&config, shutdown).await?;
     let metrics = Arc::new(Metrics::new());
     let directory = Arc::new(Directory::new(database.clone()));
-    let keep_alive = KeepAlive::new(database.clone(), directory.clone(), shutdown.clone());
+    let keep_alive = KeepAlive::new(
+        database.clone(),
+        directory.clone(),
+        shutdown.clone(),
+        keepalive::Limits::default(),
+    );
 
     let parts = rpc::Parts {
         database: database.clone(),

@@ -13,6 +13,19 @@ use wire::manager_client::ManagerClient;
 
 use crate::{Addresses, Config, DatabaseUrl};
 
+/// Free ports, and time limits that do not hold a test up.
+pub(super) fn config(url: &DatabaseUrl) -> Config {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    Config {
+        grpc: any,
+        rest: any,
+        metrics: Some(any),
+        database: url.clone(),
+        database_timeout: Duration::from_secs(4),
+        ..Config::default()
+    }
+}
+
 /// A manager on free ports; ended by [`TestManager::stop`].
 pub(super) struct TestManager {
     pub(super) at: Addresses,
@@ -22,16 +35,7 @@ pub(super) struct TestManager {
 impl TestManager {
     pub(super) async fn start(url: &DatabaseUrl) -> Self {
         let shutdown = Shutdown::new();
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let config = Config {
-            grpc: any,
-            rest: any,
-            metrics: Some(any),
-            database: url.clone(),
-            database_timeout: Duration::from_secs(4),
-            ..Config::default()
-        };
-        let at = crate::start(config, &shutdown).await.unwrap();
+        let at = crate::start(config(url), &shutdown).await.unwrap();
         Self { at, shutdown }
     }
 

@@ -7,7 +7,10 @@ mod data;
 mod expiry;
 mod grpc;
 mod outage;
+mod replicas;
 mod servers;
+mod startup;
+mod streams;
 
 use std::future::Future;
 use std::time::Duration;
@@ -73,8 +76,13 @@ async fn all_cases(kind: Kind) {
         grpc::a_daemon_finds_its_schedulers,
         grpc::a_seed_peer_of_an_old_client_lives_through_its_day,
         grpc::priorities_of_applications_arrive,
-        grpc::two_managers_share_a_database,
-        grpc::a_late_end_on_one_manager_does_not_undo_the_other,
+        replicas::two_managers_share_a_database,
+        replicas::a_late_end_on_one_manager_does_not_undo_the_other,
+        streams::a_silent_stream_ends_and_its_member_is_inactive,
+        streams::a_deleted_member_hears_of_it,
+        streams::places_for_streams_are_limited_and_given_back,
+        startup::a_start_waits_for_its_database,
+        startup::a_database_that_lets_nobody_in_is_told_at_once,
         outage::the_database_goes_away_and_comes_back,
         outage::a_frozen_database_holds_nobody_up,
     );

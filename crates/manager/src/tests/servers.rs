@@ -83,6 +83,15 @@ impl Backend {
         url.parse().unwrap()
     }
 
+    /// A database that does not exist and that nobody can make.
+    pub(super) fn no_database(&self) -> DatabaseUrl {
+        let url = match self.kind {
+            Kind::Sqlite => "sqlite:///dev/null/manager.db".to_owned(),
+            Kind::Postgres | Kind::MariaDb => self.server_url("nowhere"),
+        };
+        url.parse().unwrap()
+    }
+
     /// Takes the database away: the server is stopped at once, the SQLite file is locked for writing.
     pub(super) async fn go_down(&self, url: &DatabaseUrl) {
         match self.kind {
