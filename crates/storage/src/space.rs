@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use protocol::{Geometry, TaskId, TaskKind};
 
@@ -71,6 +71,9 @@ impl Usage {
 
 const BLOCK_LEN: u64 = 4096;
 
+/// Longest that admission waits for the filesystem to give back what was removed, before it removes more.
+const FREEING_PATIENCE: Duration = Duration::from_secs(2);
+
 /// What a task takes of the disk, in bytes: content and records, in blocks.
 pub(crate) fn footprint(geometry: Geometry) -> u64 {
     footprint_of(geometry.content_length(), geometry.piece_length())
@@ -107,20 +110,37 @@ impl Inner {
         }
         let candidates = self.candidates();
         let evictable: u64 = candidates.iter().map(|entry| self.gain(entry)).sum();
-        if self.free()?.saturating_add(evictable) < needed {
+        let mut expected = self.free()?;
+        if expected.saturating_add(evictable) < needed {
             return Err(self.no_space(task, std::mem::take(evicted)));
         }
         for entry in candidates {
-            if needed <= self.free()? {
+            if expected >= needed && self.wait_for_free(needed)? {
                 return Ok(());
             }
-            evicted.extend(self.evict(&entry, EvictionReason::Admission, is_evictable));
+            let gain = self.gain(&entry);
+            if let Some(gone) = self.evict(&entry, EvictionReason::Admission, is_evictable) {
+                expected = expected.saturating_add(gain);
+                evicted.push(gone);
+            }
         }
-        if needed <= self.free()? {
+        if self.wait_for_free(needed)? {
             Ok(())
         } else {
             Err(self.no_space(task, std::mem::take(evicted)))
         }
+    }
+
+    /// Some filesystems (XFS) give the blocks of a removed file back a moment later. Says whether the space came.
+    fn wait_for_free(&self, needed: u64) -> Result<bool, DiskError> {
+        let deadline = Instant::now() + FREEING_PATIENCE;
+        while self.free()? < needed {
+            if Instant::now() >= deadline {
+                return Ok(false);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(true)
     }
 
     /// Evicts the one task that was not used for the longest time. Says whether there was one.

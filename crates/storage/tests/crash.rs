@@ -1,0 +1,330 @@
+//! Kills a real writer process with SIGKILL at random instants and looks at what it left behind.
+//!
+//! The parent starts a copy of this program with `--writer`. The writer creates, fills, reads, deletes and re-creates tasks in a
+//! store, from several threads, and says on its standard output what it has been told is done. After the kill the parent opens the
+//! same folder and checks: **all** that was acknowledged is there, every piece that is called whole has the right
+//! bytes, and no file is left that belongs to no task. The next writer goes on with what is there.
+//!
+//! A failure prints the seed; `CRASH_SEED` repeats it as far as the timing of a kill can be repeated.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::collections::{HashMap, HashSet};
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use common::*;
+use protocol::{Crc32, PieceNumber, TaskId};
+use storage::{Claim, CreateError, Mark, Options, Store, Task, Verdict};
+
+const ROUNDS: u32 = 240;
+const NAMES: u64 = 12;
+const KIB: u64 = 1 << 10;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, flag, dir, seed] = &arguments[..]
+        && flag == "--writer"
+    {
+        return write_until_killed(Path::new(dir), seed.parse().unwrap());
+    }
+    let seed = std::env::var("CRASH_SEED")
+        .map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
+    println!("\nrunning {ROUNDS} rounds of SIGKILL, seed {seed}");
+    let started = Instant::now();
+    let done = kill_and_look(seed);
+    println!(
+        "test result: ok. {done:?} in {:.1} s\n",
+        started.elapsed().as_secs_f32()
+    );
+}
+
+/// Room for about half of the tasks, so that creating one evicts others.
+fn store_options() -> Options {
+    Options {
+        capacity: Some(3 << 20),
+        ..options()
+    }
+}
+
+/// How large the task of this name is: one piece or several, one segment per piece or several.
+fn lengths(name: u64) -> (u64, u64) {
+    match name % 4 {
+        0 => (10_000 + name, 16 * KIB),
+        1 => (300_000 + name, 32 * KIB),
+        2 => (900_000 + name, 300 * KIB),
+        _ => (500_000 + name, 500_000 + name),
+    }
+}
+
+// ---- The writer ----
+
+fn write_until_killed(dir: &Path, seed: u64) {
+    let store = Store::open(dir, store_options()).unwrap();
+    let out = Mutex::new(std::io::stdout());
+    say(&out, "open");
+    std::thread::scope(|scope| {
+        for thread in 0..3 {
+            let (store, out) = (&store, &out);
+            scope.spawn(move || work(store, out, seed ^ (thread + 1)));
+        }
+    });
+}
+
+/// One system call per line, so a line is there as a whole or not at all.
+fn say(out: &Mutex<std::io::Stdout>, line: &str) {
+    let mut out = out.lock().unwrap();
+    out.write_all(format!("{line}\n").as_bytes()).unwrap();
+    out.flush().unwrap();
+}
+
+fn work(store: &Store, out: &Mutex<std::io::Stdout>, seed: u64) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    loop {
+        let name = random.u64(0..NAMES);
+        let id = task_id(&name.to_string());
+        if random.u8(0..10) == 0 {
+            say(out, &format!("may-go {id}"));
+            if store.delete(&id).unwrap().is_some() {
+                say(out, &format!("gone {id}"));
+            }
+            continue;
+        }
+        let task = match store.task(&id).unwrap() {
+            Some(task) => task,
+            None => match create_task(store, out, name) {
+                Some(task) => task,
+                None => continue,
+            },
+        };
+        fill_some(&task, out, &mut random);
+    }
+}
+
+fn create_task(store: &Store, out: &Mutex<std::io::Stdout>, name: u64) -> Option<Task> {
+    let (content_length, piece_length) = lengths(name);
+    say(out, "evicting");
+    let created = store.create_task(new_task(&name.to_string(), content_length, piece_length));
+    let (task, evicted) = match created {
+        Ok(admitted) => (Some(admitted.task), admitted.evicted),
+        Err(CreateError::Exists { .. }) => (None, Vec::new()),
+        Err(CreateError::NoSpace { evicted, .. }) => (None, evicted),
+        Err(error) => panic!("{error}"),
+    };
+    for gone in evicted {
+        say(out, &format!("gone {}", gone.id));
+    }
+    say(out, "evicted");
+    task
+}
+
+fn fill_some(task: &Task, out: &Mutex<std::io::Stdout>, random: &mut fastrand::Rng) {
+    for _ in 0..random.u32(1..6) {
+        let piece = random.u32(0..task.geometry().piece_count());
+        let writer = match task.claim(PieceNumber(piece)) {
+            Ok(Claim::Yours(writer)) => writer,
+            Ok(Claim::Unverified) => {
+                assert_ne!(
+                    task.verify(PieceNumber(piece)).unwrap(),
+                    Verdict::Dropped,
+                    "a kill loses no bytes"
+                );
+                continue;
+            }
+            // Someone else has it, or deleted the task.
+            _ => continue,
+        };
+        let data = Arc::new(piece_bytes(task, piece));
+        let middle = data.len().min(256 << 10);
+        std::thread::scope(|scope| {
+            let (writer, data) = (&writer, &data);
+            scope.spawn(move || write_in_parts(writer, data, middle, data.len()));
+            write_in_parts(writer, data, 0, middle);
+        });
+        if random.u8(0..8) == 0 {
+            continue;
+        }
+        if writer.commit(Some(Crc32::of(&data)), origin()).is_ok() {
+            say(out, &format!("whole {} {piece}", task.id()));
+        }
+    }
+    let _ = task.mark(Mark::Finished);
+}
+
+fn write_in_parts(writer: &storage::PieceWriter, data: &[u8], from: usize, to: usize) {
+    let mut at = from;
+    while at < to {
+        let next = to.min(at + 7_001);
+        writer.write(at as u64, &data[at..next]).unwrap();
+        at = next;
+    }
+}
+
+// ---- The parent ----
+
+/// What was seen in all rounds, to show that they were worth something.
+#[derive(Debug, Default)]
+struct Seen {
+    rounds: u32,
+    acknowledged: usize,
+    recovered: usize,
+    gone: usize,
+}
+
+fn kill_and_look(seed: u64) -> Seen {
+    let dir = folder();
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut seen = Seen::default();
+    let mut before = HashMap::new();
+    for round in 0..ROUNDS {
+        let said = run_and_kill(dir.path(), &mut random);
+        let told = Told::from(&said, &before);
+        before = look(dir.path(), &told, &format!("seed {seed}, round {round}"));
+        seen.rounds += 1;
+        seen.acknowledged += said.iter().filter(|line| line.starts_with("whole")).count();
+        seen.gone += said.iter().filter(|line| line.starts_with("gone")).count();
+        seen.recovered += before.values().map(HashSet::len).sum::<usize>();
+    }
+    assert!(
+        seen.acknowledged > 1000 && seen.gone > 100,
+        "too little happened: {seen:?}"
+    );
+    seen
+}
+
+type Pieces = HashMap<TaskId, HashSet<u32>>;
+
+/// Runs a writer up to a random instant after it opened the store, and returns what it said.
+fn run_and_kill(dir: &Path, random: &mut fastrand::Rng) -> Vec<String> {
+    let mut writer = Command::new(std::env::current_exe().unwrap())
+        .arg("--writer")
+        .arg(dir)
+        .arg(random.u64(..).to_string())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(writer.stdout.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    assert_eq!(lines.next().as_deref(), Some("open"));
+    let after = Duration::from_micros(random.u64(0..40_000));
+    // The pipe must not fill up meanwhile, or the writer would always be killed at the same place.
+    let reading = std::thread::spawn(move || lines.collect::<Vec<String>>());
+    let (pid, deadline) = (writer.id(), Instant::now() + after);
+    std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
+    assert!(
+        writer.try_wait().unwrap().is_none(),
+        "writer {pid} ended by itself"
+    );
+    writer.kill().unwrap();
+    writer.wait().unwrap();
+    let mut said = reading.join().unwrap();
+    // The kill may have cut the last line.
+    if said.last().is_some_and(|line| !is_complete(line)) {
+        said.pop();
+    }
+    said
+}
+
+fn is_complete(line: &str) -> bool {
+    let words: Vec<&str> = line.split(' ').collect();
+    match words[..] {
+        ["evicting" | "evicted"] => true,
+        ["whole", _, piece] => !piece.is_empty(),
+        ["may-go" | "gone", id] => id.len() > "task-".len(),
+        _ => false,
+    }
+}
+
+/// What the next look has to find.
+struct Told {
+    /// Acknowledged, and not known to be gone since.
+    whole: Pieces,
+    /// The kill may have come between the removal of a task and its announcement.
+    may_be_gone: HashSet<TaskId>,
+    evicting: bool,
+}
+
+impl Told {
+    fn from(said: &[String], before: &Pieces) -> Self {
+        let (mut whole, mut may_be_gone, mut evicting) = (before.clone(), HashSet::new(), 0);
+        for line in said {
+            let words: Vec<&str> = line.split(' ').collect();
+            let id = words.get(1).map(|id| TaskId::try_from(*id).unwrap());
+            match (words[0], id) {
+                ("whole", Some(id)) => {
+                    whole
+                        .entry(id)
+                        .or_default()
+                        .insert(words[2].parse().unwrap());
+                }
+                // Threads overlap: pieces of the next task of that name may have been announced before the removal of this one.
+                ("may-go", Some(id)) => {
+                    may_be_gone.insert(id);
+                }
+                ("gone", Some(id)) => {
+                    may_be_gone.insert(id.clone());
+                    whole.remove(&id);
+                }
+                ("evicting", _) => evicting += 1,
+                _ => evicting -= 1,
+            }
+        }
+        Self {
+            whole,
+            may_be_gone,
+            evicting: evicting > 0,
+        }
+    }
+}
+
+fn look(dir: &Path, told: &Told, when: &str) -> Pieces {
+    let store = Store::open(dir, store_options()).unwrap();
+    let mut found = Pieces::new();
+    for summary in store.tasks() {
+        let task = store
+            .task(&summary.id)
+            .unwrap()
+            .unwrap_or_else(|| panic!("{when}: {} is lost", summary.id));
+        task.verify_all().unwrap();
+        let pieces: HashSet<u32> = held(&task).into_iter().collect();
+        assert_eq!(
+            u32::try_from(pieces.len()).unwrap(),
+            summary.recorded_pieces,
+            "{when}: {task:?} lost bytes"
+        );
+        assert_held_bytes_are_right(&task);
+        found.insert(summary.id, pieces);
+    }
+    for (id, pieces) in &told.whole {
+        if told.may_be_gone.contains(id) {
+            continue;
+        }
+        match found.get(id) {
+            Some(there) => assert!(
+                there.is_superset(pieces),
+                "{when}: {id} had {pieces:?}, has {there:?}"
+            ),
+            None => assert!(told.evicting, "{when}: {id} is missing"),
+        }
+    }
+    let files = |part: &str| count_files(&dir.join(part));
+    assert_eq!(
+        (files("content"), files("journal")),
+        (found.len(), found.len()),
+        "{when}: files without a task"
+    );
+    found
+}
+
+fn count_files(top: &Path) -> usize {
+    let folders = std::fs::read_dir(top).unwrap();
+    folders
+        .map(|folder| std::fs::read_dir(folder.unwrap().path()).unwrap().count())
+        .sum()
+}
