@@ -33,6 +33,10 @@ const SLOW_MIN: Duration = Duration::from_secs(1);
 const REPEAT_AFTER: Duration = Duration::from_millis(100);
 /// Segments or pieces outstanding at one child, unless there are few children.
 const PER_CHILD_MIN: usize = 2;
+/// A lone child may have so many times the usual number outstanding.
+const LONE: usize = 4;
+/// V2 children get first copies only when they are more than one in so many.
+const FEW_V2: usize = 3;
 /// Uplink taken for granted until one is measured, in bytes per second.
 const UPLINK_UNKNOWN: f64 = 25e6;
 
@@ -168,7 +172,7 @@ impl Stage {
     pub fn decide(&mut self, now: Duration, actions: &mut Vec<StageAction>) {
         self.decided_at = now;
         self.take_back(now);
-        while !self.open && self.busy() < self.limit && self.show_next(now, actions) {}
+        while !self.open && self.busy() < self.most() && self.show_next(now, actions) {}
         if !self.open && self.wanted.ones().all(|piece| self.is_done(piece)) {
             self.open = true;
             actions.push(StageAction::Open);
@@ -182,7 +186,7 @@ impl Stage {
             .idle_since
             .is_some_and(|since| now.saturating_sub(since) >= REPEAT_AFTER);
         if self.open || idle {
-            while self.busy() < self.limit && self.repeat(now, actions) {}
+            while self.busy() < self.most() && self.repeat(now, actions) {}
         }
     }
 
@@ -273,7 +277,8 @@ impl Stage {
                 .all(|segment| self.placed.get(segment))
     }
 
-    /// The first bytes of a piece are here: v2 children get their share of the first copies, whole.
+    /// The first bytes of a piece are here: v2 children get their share of the first copies, whole, when
+    /// they are so many that the others cannot do without their uplinks.
     fn assign(&mut self, piece: u32) {
         let begun = self
             .layout
@@ -288,8 +293,11 @@ impl Stage {
             .iter()
             .filter(|child| child.kind == ChildKind::V2)
             .count();
+        if v2 * FEW_V2 <= self.children.len() {
+            return;
+        }
         self.v2_credit += count(v2);
-        if v2 > 0 && self.v2_credit >= count(self.children.len()) {
+        if self.v2_credit >= count(self.children.len()) {
             self.v2_credit -= count(self.children.len());
             self.for_v2.set(piece);
         }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use protocol::{PieceNumber, SegmentIndex};
 
 use super::{
-    Child, ChildKind, Outstanding, PER_CHILD_MIN, SLOW, SLOW_MIN, Stage, StageAction, UNASKED,
-    UNASKED_SEGMENTS,
+    Child, ChildKind, LONE, Outstanding, PER_CHILD_MIN, SLOW, SLOW_MIN, Stage, StageAction,
+    UNASKED, UNASKED_SEGMENTS,
 };
 use crate::ChildId;
 use crate::choose::cheapest;
@@ -24,9 +24,19 @@ impl Stage {
             .count()
     }
 
+    /// Most that is outstanding at all. A lone child competes with nobody: it is shown enough to never
+    /// wait for an announcement.
+    pub(super) fn most(&self) -> usize {
+        if self.children.len() == 1 {
+            self.limit * LONE
+        } else {
+            self.limit
+        }
+    }
+
     /// Most that is outstanding at one child.
     fn cap(&self) -> usize {
-        self.limit
+        self.most()
             .checked_div(self.children.len())
             .unwrap_or(0)
             .max(PER_CHILD_MIN)

@@ -49,6 +49,8 @@ pub struct Scene {
     pub v2: usize,
     /// This host's links are so many times slower.
     pub slow: Option<(usize, f64)>,
+    /// This host's uplink becomes so many times slower then.
+    pub fade: Option<(usize, f64, Duration)>,
     /// This host dies then; its neighbours hear of it a second later.
     pub kill: Option<(usize, Duration)>,
     /// This host stops answering then, and nobody is told.
@@ -75,6 +77,7 @@ impl Scene {
             warm: false,
             v2: 0,
             slow: None,
+            fade: None,
             kill: None,
             freeze: None,
             slots: 1.0,
@@ -149,6 +152,10 @@ enum Event {
     Freeze {
         host: usize,
     },
+    Fade {
+        host: usize,
+        factor: f64,
+    },
     /// Everybody hears that the host is gone.
     Mourn {
         host: usize,
@@ -218,6 +225,9 @@ impl World {
         if let Some((host, at)) = scene.kill {
             world.schedule(at, Event::Kill { host });
             world.schedule(at + Duration::from_secs(1), Event::Mourn { host });
+        }
+        if let Some((host, factor, at)) = scene.fade {
+            world.schedule(at, Event::Fade { host, factor });
         }
         if let Some((host, at)) = scene.freeze {
             world.schedule(at, Event::Freeze { host });
@@ -339,6 +349,7 @@ impl World {
                 bytes,
             } => self.acknowledged(from, to, request, bytes),
             Event::Kill { host } => self.hosts[host].alive = false,
+            Event::Fade { host, factor } => self.hosts[host].up /= factor,
             Event::Freeze { host } => self.hosts[host].frozen = true,
             Event::Mourn { host } => {
                 for other in 0..self.hosts.len() {

@@ -29,6 +29,8 @@ pub struct Report {
     pub slow: u64,
     /// Starved notices.
     pub starved: u64,
+    /// Time of the last host, each over the bound that its own downlink sets.
+    pub last_own: f64,
     content: f64,
 }
 
@@ -46,6 +48,16 @@ impl Report {
         self.bound = bound;
         self.content = scene.content as f64;
         let lives = |host: &Host| host.alive && !host.frozen;
+        let own = |host: &&Host| {
+            let least = bound.min((self.content / host.down).max(self.content / scene.rate));
+            host.done
+                .map_or(f64::INFINITY, |at| at.as_secs_f64() / least)
+        };
+        self.last_own = hosts[1..]
+            .iter()
+            .filter(|host| lives(host))
+            .map(|host| own(&host))
+            .fold(0.0, f64::max);
         self.done = hosts[1..]
             .iter()
             .filter(|host| lives(host))
@@ -93,8 +105,9 @@ impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "last {:.3} median {:.3} of {:.2} s; copies: seed {:.2} most {:.2}; waste {:.2} %; asked {} refused {} not ahead {} declined {}; frozen {} slow {} starved {}",
+            "last {:.3} (own {:.3}) median {:.3} of {:.2} s; copies: seed {:.2} most {:.2}; waste {:.2} %; asked {} refused {} not ahead {} declined {}; frozen {} slow {} starved {}",
             self.last(),
+            self.last_own,
             self.median(),
             self.bound,
             self.seed_copies(),
