@@ -4,6 +4,7 @@ import hashlib
 import os
 import random
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -87,9 +88,10 @@ metrics:
         self._answers(process, ip, 65003)
         return f"http://{ip}:65003"
 
-    def scheduler(self, name: str = "scheduler", manager: str | None = None) -> str:
+    def scheduler(self, name: str = "scheduler", manager: str | None = None, ip: str | None = None,
+                  netns: str | None = None) -> str:
         """Starts our scheduler; returns `ip:port`. The process is `cluster.process(name)`."""
-        ip, folder = self.ip(), self.folder / name
+        ip, folder = ip or self.ip(), self.folder / name
         folder.mkdir()
         config = folder / "scheduler.yaml"
         managed = f"manager:\n  addr: {manager.removeprefix('http://')}\n  schedulerClusterID: 1\n" if manager else ""
@@ -105,9 +107,9 @@ metrics:
 """)
         argv = [Flavour.OURS.program("dragonfly"), "scheduler", "--config", config, "--console",
                 "--dynconfig", folder / "dynconfig.yaml"]
-        process = Process(name, argv, folder / "scheduler.log")
+        process = Process(name, argv, folder / "scheduler.log", netns)
         self.processes.append(process)
-        self._answers(process, ip, 8002)
+        self._answers(process, ip, 8002, netns)
         return f"{ip}:8002"
 
     def process(self, name: str) -> Process:
@@ -119,14 +121,20 @@ metrics:
         self.daemons.append(daemon)
         return daemon
 
-    def _answers(self, process: Process, ip: str, port: int) -> None:
-        import socket
+    def remove(self, daemon: Daemon) -> None:
+        """Stops a daemon and deletes all that it has."""
+        daemon.stop()
+        self.daemons.remove(daemon)
+        shutil.rmtree(daemon.folder)
+
+    def _answers(self, process: Process, ip: str, port: int, netns: str | None = None) -> None:
+        probe = ["bash", "-c", f"exec 3<>/dev/tcp/{ip}/{port}"]
+        if netns:
+            probe = ["ip", "netns", "exec", netns, *probe]
 
         def connects() -> bool:
             if not process.running:
                 raise AssertionError(f"{process.name} ended: {process.text()[-2000:]}")
-            with socket.socket() as probe:
-                probe.settimeout(1)
-                return probe.connect_ex((ip, port)) == 0
+            return subprocess.run(probe, capture_output=True).returncode == 0
 
         wait_until(connects, 20, f"{process.name} listens on {ip}:{port}")

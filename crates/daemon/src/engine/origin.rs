@@ -57,8 +57,56 @@ pub(super) struct OriginReader {
     version: Version,
     ranges: RangeSupport,
     stage: Stage,
+    pace: Pace,
     received: Arc<AtomicU64>,
     received_seen: u64,
+}
+
+/// How many runs go on at once. Few keep the pieces in order and the first one soon whole; more are only worth it where
+/// one connection cannot fill the link. So their number doubles for as long as that makes the whole clearly faster.
+struct Pace {
+    runs: usize,
+    best: u64,
+    since: Instant,
+    received_then: u64,
+    settled: bool,
+}
+
+impl Pace {
+    /// Runs at the beginning, and the least there are.
+    const RUNS_MIN: usize = 2;
+    /// How long a number of runs is tried.
+    const TRIAL: Duration = Duration::from_millis(400);
+
+    fn new() -> Self {
+        Self {
+            runs: Self::RUNS_MIN,
+            best: 0,
+            since: Instant::now(),
+            received_then: 0,
+            settled: false,
+        }
+    }
+
+    fn adjust(&mut self, received: u64, runs_max: usize) {
+        let elapsed = self.since.elapsed();
+        if self.settled || elapsed < Self::TRIAL {
+            return;
+        }
+        let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).max(1);
+        let rate = (received - self.received_then).saturating_mul(1000) / millis;
+        if rate > self.best + self.best / 6 {
+            self.best = rate;
+            self.settled = self.runs >= runs_max;
+            self.runs *= 2;
+        } else {
+            self.runs /= 2;
+            self.settled = true;
+        }
+        self.runs = self.runs.max(Self::RUNS_MIN).min(runs_max.max(1));
+        self.since = Instant::now();
+        self.received_then = received;
+    }
 }
 
 enum Stage {
@@ -93,6 +141,7 @@ impl OriginReader {
             version: facts.version,
             ranges: facts.ranges,
             stage: Stage::Idle,
+            pace: Pace::new(),
             received: Arc::default(),
             received_seen: 0,
         }
@@ -104,6 +153,7 @@ impl OriginReader {
             version,
             ranges,
             stage: Stage::Idle,
+            pace: Pace::new(),
             received: Arc::default(),
             received_seen: 0,
         }
@@ -112,6 +162,7 @@ impl OriginReader {
     /// Begins; at most so many runs at once.
     pub(super) fn start(&mut self, runs_max: usize) {
         if matches!(self.stage, Stage::Idle) {
+            self.pace = Pace::new();
             self.stage = Stage::Reading {
                 runs_max,
                 in_progress: HashSet::new(),
@@ -131,9 +182,12 @@ impl OriginReader {
         matches!(self.stage, Stage::Reading { .. })
     }
 
-    /// Whether bytes came since the last call.
+    /// Whether bytes came since the last call, which also adapts the number of runs.
     pub(super) fn progressed(&mut self) -> bool {
         let received = self.received.load(Ordering::Relaxed);
+        if let Stage::Reading { runs_max, .. } = &self.stage {
+            self.pace.adjust(received, *runs_max);
+        }
         std::mem::replace(&mut self.received_seen, received) != received
     }
 
@@ -178,7 +232,6 @@ impl OriginReader {
     ) -> Vec<PieceNumber> {
         let ordered = self.ranges != RangeSupport::Yes;
         let Stage::Reading {
-            runs_max,
             in_progress,
             not_before,
             ..
@@ -186,7 +239,7 @@ impl OriginReader {
         else {
             return Vec::new();
         };
-        let room = if ordered { 1 } else { *runs_max };
+        let room = if ordered { 1 } else { self.pace.runs };
         if in_progress.len() >= room || Instant::now() < *not_before {
             return Vec::new();
         }
