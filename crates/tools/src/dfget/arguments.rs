@@ -1,0 +1,337 @@
+//! The options of `dfget`: names, defaults and environment variables are those of Dragonfly v2.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use clap::{Args, Parser, ValueEnum};
+use protocol::Digest;
+use url::Url;
+
+/// Where a daemon listens unless told otherwise.
+pub const DEFAULT_ENDPOINT: &str = "/var/run/dragonfly/dfdaemon.sock";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    the file is there, whole
+  1    the daemon could not do it
+  2    wrong options
+  3    no daemon answers on the socket
+  4    the origin refused or failed
+  5    the output cannot be written
+  6    the digest does not match
+  7    not done within --timeout
+  130  interrupted by Ctrl-C (143: by SIGTERM)";
+
+/// Downloads a file through the Dragonfly daemon of this host.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "dfget", version, about, after_help = EXIT_CODES, max_term_width = 100)]
+pub struct Arguments {
+    /// Address of the file.
+    pub url: Url,
+
+    /// Where to put it; "-" writes it to standard output.
+    #[arg(short = 'O', long)]
+    pub output: PathBuf,
+
+    /// Download a directory (not supported yet).
+    #[arg(short, long)]
+    pub recursive: bool,
+
+    /// Take the bytes over the socket and write the file here: for containers that share no file system with the daemon.
+    #[arg(long, env = "DFGET_TRANSFER_FROM_DFDAEMON")]
+    pub transfer_from_dfdaemon: bool,
+
+    /// Replace the output if it exists.
+    #[arg(long, env = "DFGET_OVERWRITE")]
+    pub overwrite: bool,
+
+    /// Fail if the daemon cannot hard-link its file to the output.
+    #[arg(long, env = "DFGET_FORCE_HARD_LINK")]
+    pub force_hard_link: bool,
+
+    /// Identify the task by this text instead of by the URL.
+    #[arg(long, env = "DFGET_CONTENT_FOR_CALCULATING_TASK_ID")]
+    pub content_for_calculating_task_id: Option<String>,
+
+    /// Longest time for the whole download.
+    #[arg(long, env = "DFGET_TIMEOUT", default_value = "2h", value_parser = humantime::parse_duration)]
+    pub timeout: Duration,
+
+    /// Expected digest: sha256:<hex>, sha512:<hex> or crc32:<decimal>.
+    #[arg(long)]
+    pub digest: Option<Digest>,
+
+    /// Priority of the download, 0 to 6.
+    #[arg(short, long, env = "DFGET_PRIORITY", default_value_t = 6, value_parser = clap::value_parser!(i32).range(0..=6))]
+    pub priority: i32,
+
+    /// Length of a piece, at least 4MiB [default: by the length of the file].
+    #[arg(long, env = "DFGET_PIECE_LENGTH", value_parser = piece_length)]
+    pub piece_length: Option<ByteSize>,
+
+    /// Name of the application; tasks of different applications are kept apart.
+    #[arg(long, env = "DFGET_APPLICATION", default_value = "")]
+    pub application: String,
+
+    /// Tag; tasks with different tags are kept apart.
+    #[arg(long, env = "DFGET_TAG", default_value = "")]
+    pub tag: String,
+
+    /// Header for the origin, "Name: value"; may be given several times.
+    #[arg(short = 'H', long = "header", value_name = "HEADER", value_parser = header)]
+    pub headers: Vec<(String, String)>,
+
+    /// Query parameter that does not identify the file; giving any replaces the default list.
+    #[arg(long = "filtered-query-param", value_name = "NAME")]
+    pub filtered_query_params: Vec<String>,
+
+    /// Part of a directory to download (with --recursive).
+    #[arg(short = 'I', long, value_name = "PATH")]
+    pub include_files: Vec<String>,
+
+    /// Never ask the origin from this host: only peers.
+    #[arg(long, env = "DFGET_DISABLE_BACK_TO_SOURCE")]
+    pub disable_back_to_source: bool,
+
+    /// Whether small files go through the scheduler too.
+    #[arg(long, env = "DFGET_SCHEDULING_POLICY", value_enum, default_value_t = SchedulingPolicy::Auto)]
+    pub scheduling_policy: SchedulingPolicy,
+
+    /// Access to origins that are not plain HTTP.
+    #[command(flatten)]
+    pub origin: OriginArguments,
+
+    /// Most files of a directory (with --recursive).
+    #[arg(long, env = "DFGET_MAX_FILES", default_value_t = 100)]
+    pub max_files: usize,
+
+    /// Files at the same time (with --recursive).
+    #[arg(long, env = "DFGET_MAX_CONCURRENT_REQUESTS", default_value_t = 5)]
+    pub max_concurrent_requests: usize,
+
+    /// Draw no progress bar.
+    #[arg(long, env = "DFGET_NO_PROGRESS")]
+    pub no_progress: bool,
+
+    /// Print the outcome as one JSON object: on standard output, or on standard error if that carries the file.
+    #[arg(long)]
+    pub json: bool,
+
+    /// Unix socket of the daemon.
+    #[arg(short, long, env = "DFGET_ENDPOINT", default_value = DEFAULT_ENDPOINT)]
+    pub endpoint: PathBuf,
+
+    /// What --console prints; debug and trace tell every piece.
+    #[arg(short, long, env = "DFGET_LOG_LEVEL", value_enum, default_value_t = LogLevel::Info)]
+    pub log_level: LogLevel,
+
+    /// Print what happens on standard error.
+    #[arg(long, env = "DFGET_CONSOLE")]
+    pub console: bool,
+}
+
+/// Options that only some URL schemes use; they are sent along only with these.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Object storages, HDFS and model hubs")]
+pub struct OriginArguments {
+    /// Region of the object storage.
+    #[arg(long, env = "DFGET_STORAGE_REGION")]
+    pub storage_region: Option<String>,
+    /// Endpoint of the object storage.
+    #[arg(long, env = "DFGET_STORAGE_ENDPOINT")]
+    pub storage_endpoint: Option<String>,
+    /// Access key id.
+    #[arg(long, env = "DFGET_STORAGE_ACCESS_KEY_ID", hide_env_values = true)]
+    pub storage_access_key_id: Option<String>,
+    /// Access key secret.
+    #[arg(long, env = "DFGET_STORAGE_ACCESS_KEY_SECRET", hide_env_values = true)]
+    pub storage_access_key_secret: Option<String>,
+    /// Security token of OSS.
+    #[arg(long, env = "DFGET_STORAGE_SECURITY_TOKEN", hide_env_values = true)]
+    pub storage_security_token: Option<String>,
+    /// Session token of S3.
+    #[arg(long, env = "DFGET_STORAGE_SESSION_TOKEN", hide_env_values = true)]
+    pub storage_session_token: Option<String>,
+    /// Do not verify the certificate of the object storage.
+    #[arg(long, env = "DFGET_STORAGE_INSECURE_SKIP_VERIFY", value_name = "BOOL")]
+    pub storage_insecure_skip_verify: Option<bool>,
+    /// Credentials of Google Cloud Storage, a path on the host of the daemon.
+    #[arg(long, env = "DFGET_STORAGE_CREDENTIAL_PATH")]
+    pub storage_credential_path: Option<String>,
+    /// Access rights of new objects in Google Cloud Storage.
+    #[arg(
+        long,
+        env = "DFGET_STORAGE_PREDEFINED_ACL",
+        default_value = "publicRead"
+    )]
+    pub storage_predefined_acl: Option<String>,
+    /// Delegation token of HDFS.
+    #[arg(long, env = "DFGET_HDFS_DELEGATION_TOKEN", hide_env_values = true)]
+    pub hdfs_delegation_token: Option<String>,
+    /// Branch, tag or commit at Hugging Face.
+    #[arg(long, env = "DFGET_HF_REVISION", default_value = "main")]
+    pub hf_revision: String,
+    /// Token of Hugging Face.
+    #[arg(long, env = "DFGET_HF_TOKEN", hide_env_values = true)]
+    pub hf_token: Option<String>,
+    /// Another address than that of Hugging Face.
+    #[arg(long, env = "DFGET_HF_BASE_URL")]
+    pub hf_base_url: Option<String>,
+    /// Branch, tag or commit at ModelScope.
+    #[arg(long, env = "DFGET_MS_REVISION", default_value = "master")]
+    pub ms_revision: String,
+    /// Token of ModelScope.
+    #[arg(long, env = "DFGET_MS_TOKEN", hide_env_values = true)]
+    pub ms_token: Option<String>,
+    /// Another address than that of ModelScope.
+    #[arg(long, env = "DFGET_MS_BASE_URL")]
+    pub ms_base_url: Option<String>,
+    /// Branch, tag or commit at OpenCSG.
+    #[arg(long, env = "DFGET_CSG_REVISION", default_value = "main")]
+    pub csg_revision: String,
+    /// Token of OpenCSG.
+    #[arg(long, env = "DFGET_CSG_TOKEN", hide_env_values = true)]
+    pub csg_token: Option<String>,
+    /// Another address than that of OpenCSG.
+    #[arg(long, env = "DFGET_CSG_BASE_URL")]
+    pub csg_base_url: Option<String>,
+}
+
+/// Whether small files go through the scheduler (`common.v2.SchedulingPolicy`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SchedulingPolicy {
+    /// Small files come straight from the origin.
+    Auto,
+    /// Every file goes through the scheduler.
+    Always,
+}
+
+/// How much `--console` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum LogLevel {
+    /// Errors, which are printed anyway.
+    Error,
+    /// The same.
+    Warn,
+    /// The steps.
+    Info,
+    /// Every piece.
+    Debug,
+    /// The same.
+    Trace,
+}
+
+impl Arguments {
+    /// Prints a line of `level` if the user wants it.
+    pub(super) fn log(&self, level: LogLevel, line: impl FnOnce() -> String) {
+        if self.console && level <= self.log_level {
+            eprintln!("dfget: {}", line());
+        }
+    }
+}
+
+/// The least piece length of Dragonfly v2.
+const PIECE_LENGTH_MIN: ByteSize = ByteSize::mib(4);
+
+fn piece_length(text: &str) -> Result<ByteSize, String> {
+    let length: ByteSize = text
+        .parse()
+        .map_err(|_| "write a number of bytes, or one with a unit such as 8MiB".to_owned())?;
+    if length < PIECE_LENGTH_MIN {
+        return Err("a piece has at least 4MiB".to_owned());
+    }
+    Ok(length)
+}
+
+fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once(':').ok_or("write it as \"Name: value\"")?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Arguments, String> {
+        Arguments::try_parse_from(line.split(' ')).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_options_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn defaults_are_those_of_v2() {
+        let arguments = parse("dfget http://h/f -O /tmp/f").unwrap();
+        assert_eq!(arguments.timeout, Duration::from_secs(7200));
+        assert_eq!(
+            (
+                arguments.priority,
+                arguments.max_files,
+                arguments.max_concurrent_requests
+            ),
+            (6, 100, 5)
+        );
+        assert_eq!(
+            (arguments.tag.as_str(), arguments.application.as_str()),
+            ("", "")
+        );
+        assert_eq!(arguments.scheduling_policy, SchedulingPolicy::Auto);
+        assert_eq!(
+            arguments.origin.storage_predefined_acl.as_deref(),
+            Some("publicRead")
+        );
+        assert_eq!(arguments.origin.ms_revision, "master");
+        assert!(!arguments.overwrite && !arguments.no_progress && arguments.digest.is_none());
+    }
+
+    #[test]
+    fn values_are_read_in_the_forms_of_v2() {
+        let arguments = parse(
+            "dfget -O - http://h/f --piece-length 8mib --timeout 90s -p 3 -H A:b -H c:d:e --scheduling-policy always --digest crc32:7 --filtered-query-param x",
+        )
+        .unwrap();
+        assert_eq!(arguments.piece_length, Some(ByteSize::mib(8)));
+        assert_eq!(arguments.timeout, Duration::from_secs(90));
+        assert_eq!(
+            arguments.headers,
+            [("A".into(), "b".into()), ("c".into(), "d:e".into())]
+        );
+        assert_eq!(arguments.filtered_query_params, ["x"]);
+        assert_eq!(arguments.digest.unwrap().to_string(), "crc32:7");
+    }
+
+    #[test]
+    fn wrong_values_are_answered_with_the_right_ones() {
+        for (line, told) in [
+            ("dfget http://h/f", "--output"),
+            ("dfget nonsense -O f", "relative URL without a base"),
+            ("dfget http://h/f -O f --piece-length 1MiB", "at least 4MiB"),
+            ("dfget http://h/f -O f --piece-length lots", "such as 8MiB"),
+            ("dfget http://h/f -O f -p 7", "0..=6"),
+            ("dfget http://h/f -O f -H nonsense", "Name: value"),
+            ("dfget http://h/f -O f --digest sha256:12", "64 hex digits"),
+            (
+                "dfget http://h/f -O f --digest md5:12",
+                "use crc32, sha256 or sha512",
+            ),
+            (
+                "dfget http://h/f -O f --scheduling-policy never",
+                "auto, always",
+            ),
+        ] {
+            let error = parse(line).unwrap_err();
+            assert!(error.contains(told), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_exit_codes_stand_in_the_help() {
+        let help = Arguments::command().render_long_help().to_string();
+        assert!(help.contains("the digest does not match"), "{help}");
+    }
+}

@@ -1,0 +1,327 @@
+//! Where the bytes go, and who writes them there.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::arguments::Arguments;
+use super::failure::Failure;
+
+/// Where the bytes go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Destination {
+    /// The daemon links or copies its file to `path`, where nothing is yet.
+    Daemon {
+        /// The output.
+        path: PathBuf,
+    },
+    /// The daemon links or copies its file to `staged`, which then takes the place of `path`. Never into the existing file itself:
+    /// that may be a hard link to the daemon's copy of another task.
+    Replace {
+        /// A new name beside the output.
+        staged: PathBuf,
+        /// The output.
+        path: PathBuf,
+    },
+    /// The bytes come over the socket; they are written to `staged`, which becomes `path` when it is whole.
+    Own {
+        /// A new name beside the output.
+        staged: PathBuf,
+        /// The output.
+        path: PathBuf,
+    },
+    /// The bytes come over the socket and are passed on in order.
+    Stream(Stream),
+}
+
+/// Something that takes bytes in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Stream {
+    /// Standard output.
+    Stdout,
+    /// A pipe or a device, such as `/dev/null`.
+    Special(PathBuf),
+}
+
+/// A file that must not stay behind if the download does not succeed; removed when dropped.
+#[derive(Debug)]
+pub(super) struct Leftover {
+    path: Option<PathBuf>,
+}
+
+impl Destination {
+    /// Decides by the options and by what is at the output now.
+    pub(super) fn plan(arguments: &Arguments) -> Result<Self, Failure> {
+        if arguments.recursive || arguments.url.path().ends_with('/') {
+            let reason = "directories cannot be downloaded yet: name a file, without --recursive and without / at the end of the URL";
+            return Err(Failure::Usage {
+                reason: reason.to_owned(),
+            });
+        }
+        if arguments.output == Path::new("-") {
+            return Ok(Self::Stream(Stream::Stdout));
+        }
+        let path = std::path::absolute(&arguments.output)
+            .map_err(|error| Failure::output(&arguments.output, &error))?;
+        let failure = |reason: &str| Failure::Output {
+            path: path.clone(),
+            reason: reason.to_owned(),
+        };
+        match std::fs::metadata(&path) {
+            Ok(there) if there.is_dir() => Err(failure("it is a directory: add a file name")),
+            Ok(there) if !there.is_file() => Ok(Self::Stream(Stream::Special(path))),
+            Ok(_) if !arguments.overwrite => Err(failure(
+                "it exists: choose another name, or replace it with --overwrite",
+            )),
+            Ok(_) => {
+                let path = path
+                    .canonicalize()
+                    .map_err(|error| Failure::output(&path, &error))?;
+                let staged = staged_beside(&path);
+                Ok(match arguments.transfer_from_dfdaemon {
+                    true => Self::Own { staged, path },
+                    false => Self::Replace { staged, path },
+                })
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if path.symlink_metadata().is_ok() {
+                    return Err(failure("it is a symbolic link to nowhere: remove it first"));
+                }
+                if !path.parent().is_some_and(Path::is_dir) {
+                    return Err(failure("its directory does not exist: make it first"));
+                }
+                Ok(match arguments.transfer_from_dfdaemon {
+                    true => Self::Own {
+                        staged: staged_beside(&path),
+                        path,
+                    },
+                    false => Self::Daemon { path },
+                })
+            }
+            Err(error) => Err(Failure::output(&path, &error)),
+        }
+    }
+
+    /// The same output, written by this process instead of by the daemon.
+    pub(super) fn without_daemon(&self) -> Option<Self> {
+        match self {
+            Self::Daemon { path } | Self::Replace { path, .. } => Some(Self::Own {
+                staged: staged_beside(path),
+                path: path.clone(),
+            }),
+            Self::Own { .. } | Self::Stream(_) => None,
+        }
+    }
+
+    /// Whether the daemon must send the bytes.
+    pub(super) fn wants_content(&self) -> bool {
+        matches!(self, Self::Own { .. } | Self::Stream(_))
+    }
+
+    /// The path for the daemon to write to.
+    pub(super) fn daemon_path(&self) -> Option<&Path> {
+        match self {
+            Self::Daemon { path } => Some(path),
+            Self::Replace { staged, .. } => Some(staged),
+            Self::Own { .. } | Self::Stream(_) => None,
+        }
+    }
+
+    /// What a failed download would leave behind. Nothing else is ever removed, in particular no output that was there before.
+    pub(super) fn leftover(&self) -> Option<Leftover> {
+        let path = match self {
+            Self::Daemon { path } => path,
+            Self::Replace { staged, .. } | Self::Own { staged, .. } => staged,
+            Self::Stream(_) => return None,
+        };
+        Some(Leftover {
+            path: Some(path.clone()),
+        })
+    }
+
+    /// Gives the whole file its name.
+    pub(super) fn publish(&self, overwrite: bool) -> Result<(), Failure> {
+        let (Self::Replace { staged, path } | Self::Own { staged, path }) = self else {
+            return Ok(());
+        };
+        let renamed = match overwrite {
+            true => std::fs::rename(staged, path),
+            false => rename_unless_there(staged, path),
+        };
+        renamed.map_err(|error| Failure::output(path, &error))
+    }
+
+    /// How to call it in messages.
+    pub(super) fn shown(&self) -> String {
+        match self {
+            Self::Daemon { path } | Self::Replace { path, .. } | Self::Own { path, .. } => {
+                path.display().to_string()
+            }
+            Self::Stream(Stream::Special(path)) => path.display().to_string(),
+            Self::Stream(Stream::Stdout) => "-".to_owned(),
+        }
+    }
+}
+
+impl Stream {
+    /// Opens it for writing, without a buffer of its own.
+    pub(super) fn open(&self) -> io::Result<File> {
+        use std::os::fd::AsFd;
+        match self {
+            Self::Stdout => Ok(File::from(io::stdout().as_fd().try_clone_to_owned()?)),
+            Self::Special(path) => OpenOptions::new().write(true).open(path),
+        }
+    }
+}
+
+impl Leftover {
+    /// The download succeeded: the file stays.
+    pub(super) fn keep(&mut self) {
+        self.path = None;
+    }
+}
+
+impl Drop for Leftover {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            // Mostly it was never made.
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
+/// A hidden name in the same directory, so that a rename suffices in the end.
+fn staged_beside(path: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".dfget-{}", std::process::id()));
+    path.with_file_name(name)
+}
+
+/// A rename that never replaces anything, where the file system knows how; else a check just before.
+fn rename_unless_there(from: &Path, to: &Path) -> io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    use rustix::io::Errno;
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS) if to.symlink_metadata().is_ok() => {
+            Err(io::ErrorKind::AlreadyExists.into())
+        }
+        Err(Errno::INVAL | Errno::NOSYS) => std::fs::rename(from, to),
+        outcome => outcome.map_err(io::Error::from),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn plan(output: &Path, more: &[&str]) -> Result<Destination, Failure> {
+        let output = output.to_str().unwrap();
+        let line = ["dfget", "http://h/f", "-O", output]
+            .into_iter()
+            .chain(more.iter().copied());
+        Destination::plan(&Arguments::try_parse_from(line).unwrap())
+    }
+
+    #[test]
+    fn an_existing_output_is_replaced_only_if_asked_for_and_never_in_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().canonicalize().unwrap().join("f");
+        assert_eq!(
+            plan(&path, &[]).unwrap(),
+            Destination::Daemon { path: path.clone() }
+        );
+        assert!(matches!(
+            plan(&path, &["--transfer-from-dfdaemon"]).unwrap(),
+            Destination::Own { .. }
+        ));
+
+        std::fs::write(&path, "old").unwrap();
+        let refused = plan(&path, &[]).unwrap_err();
+        assert!(refused.to_string().contains("--overwrite"), "{refused}");
+        let Destination::Replace {
+            staged,
+            path: replaced,
+        } = plan(&path, &["--overwrite"]).unwrap()
+        else {
+            panic!()
+        };
+        assert_eq!(
+            (replaced.as_path(), staged.parent()),
+            (path.as_path(), path.parent())
+        );
+
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(
+            matches!(plan(&link, &["--overwrite"]).unwrap(), Destination::Replace { path: target, .. } if target == path)
+        );
+        std::fs::remove_file(&path).unwrap();
+        assert!(
+            plan(&link, &["--overwrite"])
+                .unwrap_err()
+                .to_string()
+                .contains("symbolic link")
+        );
+    }
+
+    #[test]
+    fn outputs_that_are_no_files_are_streams_or_refused() {
+        assert_eq!(
+            plan(Path::new("-"), &[]).unwrap(),
+            Destination::Stream(Stream::Stdout)
+        );
+        let null = Path::new("/dev/null");
+        assert_eq!(
+            plan(null, &[]).unwrap(),
+            Destination::Stream(Stream::Special(null.to_owned()))
+        );
+        assert!(
+            plan(Path::new("/tmp"), &["--overwrite"])
+                .unwrap_err()
+                .to_string()
+                .contains("directory")
+        );
+        assert!(
+            plan(Path::new("/nowhere/at/all"), &[])
+                .unwrap_err()
+                .to_string()
+                .contains("make it first")
+        );
+        assert!(matches!(plan(null, &["-r"]), Err(Failure::Usage { .. })));
+    }
+
+    #[test]
+    fn only_what_the_download_made_is_removed_after_a_failure() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        std::fs::write(&path, "old").unwrap();
+        let destination = plan(&path, &["--overwrite"]).unwrap();
+        let Destination::Replace { staged, .. } = &destination else {
+            panic!()
+        };
+        std::fs::write(staged, "new, half").unwrap();
+        drop(destination.leftover());
+        assert!(!staged.exists());
+        assert_eq!(std::fs::read(&path).unwrap(), b"old");
+    }
+
+    #[test]
+    fn a_file_that_appeared_meanwhile_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        let destination = plan(&path, &["--transfer-from-dfdaemon"]).unwrap();
+        let Destination::Own { staged, .. } = &destination else {
+            panic!()
+        };
+        std::fs::write(staged, "new").unwrap();
+        std::fs::write(&path, "theirs").unwrap();
+        assert!(destination.publish(false).is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"theirs");
+        std::fs::remove_file(&path).unwrap();
+        destination.publish(false).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"new");
+    }
+}

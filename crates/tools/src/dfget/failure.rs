@@ -1,0 +1,270 @@
+//! Why a download failed, what to try, and the exit code for it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use tonic::{Code, Status};
+
+/// A download failed. The text says what to try.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// The options cannot be obeyed.
+    #[error("{reason}")]
+    Usage {
+        /// Which and why.
+        reason: String,
+    },
+    /// No daemon at the socket.
+    #[error("no daemon answers at {} ({reason}): start one with `dfdaemon`, or name its socket with --endpoint", endpoint.display())]
+    Unreachable {
+        /// The socket.
+        endpoint: PathBuf,
+        /// What the system said.
+        reason: String,
+    },
+    /// The origin refused or failed.
+    #[error("{message}")]
+    Origin {
+        /// Its status, if it answered.
+        status_code: Option<i32>,
+        /// What the daemon tells about it.
+        message: String,
+    },
+    /// The output cannot be written.
+    #[error("cannot write {}: {reason}", path.display())]
+    Output {
+        /// The output.
+        path: PathBuf,
+        /// Why not, and what to do.
+        reason: String,
+    },
+    /// The daemon says that it is done, but the file is not where we look.
+    #[error("the daemon finished, but not at {} as seen from here: {reason} (does it share this file system? else use --transfer-from-dfdaemon)", path.display())]
+    NotThere {
+        /// The output.
+        path: PathBuf,
+        /// What is there.
+        reason: String,
+    },
+    /// The bytes are not those that were expected.
+    #[error(
+        "the digest does not match: {detail}: the file at the origin is another one, or it was damaged; nothing was kept"
+    )]
+    Digest {
+        /// Both digests, or what the daemon tells.
+        detail: String,
+    },
+    /// The time is over.
+    #[error("not done within {}: allow more with --timeout", humantime::format_duration(*limit))]
+    Timeout {
+        /// The limit.
+        limit: Duration,
+    },
+    /// The user ended it.
+    #[error("interrupted, nothing was kept")]
+    Interrupted {
+        /// The signal's number.
+        signal: u8,
+    },
+    /// The daemon could not do it.
+    #[error("the daemon could not download it ({code:?}): {message}")]
+    Daemon {
+        /// The gRPC status code.
+        code: Code,
+        /// What it told.
+        message: String,
+    },
+    /// The daemon's answers contradict each other or end too early.
+    #[error("the daemon's answer is broken: {reason}: look into its log")]
+    Broken {
+        /// In what.
+        reason: String,
+    },
+    /// This process cannot work.
+    #[error("cannot run here: {reason}")]
+    Here {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The details of a status that tells of an origin's failure: `errordetails.v2.Backend` as JSON.
+#[derive(Deserialize)]
+struct Backend {
+    message: String,
+    status_code: Option<i32>,
+}
+
+impl Failure {
+    /// What the process returns to the shell; `dfget --help` explains the codes.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Daemon { .. } | Self::Broken { .. } | Self::Here { .. } => 1,
+            Self::Usage { .. } => 2,
+            Self::Unreachable { .. } => 3,
+            Self::Origin { .. } => 4,
+            Self::Output { .. } | Self::NotThere { .. } => 5,
+            Self::Digest { .. } => 6,
+            Self::Timeout { .. } => 7,
+            Self::Interrupted { signal } => 128 + signal,
+        }
+    }
+
+    /// The output cannot be written, in the system's words.
+    pub(super) fn output(path: &Path, error: &io::Error) -> Self {
+        let advice = match error.kind() {
+            io::ErrorKind::AlreadyExists => ": choose another name, or replace it with --overwrite",
+            io::ErrorKind::PermissionDenied => ": choose a directory that you may write to",
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                ": make room or choose another disk"
+            }
+            io::ErrorKind::BrokenPipe => ": whoever reads it went away",
+            _ => "",
+        };
+        Self::Output {
+            path: path.to_owned(),
+            reason: format!("{error}{advice}"),
+        }
+    }
+
+    /// What a status of the daemon means. Details in JSON tell of the origin; for what v2 daemons only say in words, the words count.
+    pub(super) fn of_status(status: &Status, timeout: Duration, output: &str) -> Self {
+        if let Ok(backend) = serde_json::from_slice::<Backend>(status.details()) {
+            return Self::of_backend(backend);
+        }
+        let message = status.message().to_owned();
+        let lower = message.to_ascii_lowercase();
+        let has = |words: &[&str]| words.iter().any(|word| lower.contains(word));
+        match status.code() {
+            Code::DeadlineExceeded => Self::Timeout { limit: timeout },
+            Code::Cancelled if lower.contains("timeout expired") => {
+                Self::Timeout { limit: timeout }
+            }
+            Code::Unavailable => Self::Broken {
+                reason: format!(
+                    "the connection to it broke ({message}): it ended or was restarted"
+                ),
+            },
+            Code::DataLoss => Self::Digest { detail: message },
+            Code::Internal | Code::FailedPrecondition if lower.contains("digest") => {
+                Self::Digest { detail: message }
+            }
+            Code::Internal | Code::AlreadyExists if has(&["already exists"]) => Self::Output {
+                path: output.into(),
+                reason: format!("{message}: choose another name, or use --overwrite"),
+            },
+            Code::Internal | Code::PermissionDenied
+                if has(&[
+                    "permission denied (os error",
+                    "read-only file system",
+                    "no such file or directory (os error",
+                ]) =>
+            {
+                Self::NotThere {
+                    path: output.into(),
+                    reason: message,
+                }
+            }
+            Code::Internal if has(&["hard link", "hard_link", "cross-device"]) => Self::Output {
+                path: output.into(),
+                reason: format!("{message}: leave out --force-hard-link"),
+            },
+            code => Self::Daemon { code, message },
+        }
+    }
+
+    fn of_backend(backend: Backend) -> Self {
+        let told = backend
+            .status_code
+            .is_some_and(|code| backend.message.contains(&code.to_string()));
+        let message = match backend.status_code {
+            Some(code) if !told => format!("the origin answered {code}: {}", backend.message),
+            _ => backend.message,
+        };
+        Self::Origin {
+            status_code: backend.status_code,
+            message,
+        }
+    }
+
+    /// Whether the download itself works and only the daemon's way to the output is barred.
+    pub(super) fn daemon_cannot_write(&self) -> bool {
+        matches!(self, Self::NotThere { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(code: Code, message: &str, details: &[u8]) -> Failure {
+        let status = Status::with_details(code, message, details.to_vec().into());
+        Failure::of_status(&status, Duration::from_secs(60), "/out")
+    }
+
+    #[test]
+    fn statuses_become_exit_codes() {
+        let missing = br#"{"message":"request failed","header":{"server":"x"},"status_code":404}"#;
+        for (failure, code, told) in [
+            (
+                of(Code::Internal, "x", missing),
+                4,
+                "the origin answered 404: request failed",
+            ),
+            (
+                of(
+                    Code::Internal,
+                    "x",
+                    br#"{"message":"no route","header":{},"status_code":null}"#,
+                ),
+                4,
+                "no route",
+            ),
+            (
+                of(Code::DeadlineExceeded, "", b""),
+                7,
+                "not done within 1m: allow more with --timeout",
+            ),
+            (
+                of(Code::Internal, "digest mismatch: expected a", b""),
+                6,
+                "digest",
+            ),
+            (
+                of(Code::Internal, "/out already exists", b""),
+                5,
+                "--overwrite",
+            ),
+            (
+                of(Code::Internal, "Permission denied (os error 13)", b""),
+                5,
+                "--transfer-from-dfdaemon",
+            ),
+            (
+                of(Code::PermissionDenied, "blocked by the cluster", b""),
+                1,
+                "blocked by the cluster",
+            ),
+            (of(Code::Unavailable, "broken pipe", b""), 1, "restarted"),
+        ] {
+            assert_eq!(failure.exit_code(), code, "{failure}");
+            assert!(failure.to_string().contains(told), "{failure}");
+        }
+    }
+
+    #[test]
+    fn a_missing_socket_is_answered_with_the_command_to_run() {
+        let failure = Failure::Unreachable {
+            endpoint: "/run/d.sock".into(),
+            reason: "No such file".into(),
+        };
+        assert_eq!(
+            failure.to_string(),
+            "no daemon answers at /run/d.sock (No such file): start one with `dfdaemon`, or name its socket with --endpoint"
+        );
+    }
+}

@@ -1,0 +1,195 @@
+//! Taking the daemon's answers, up to the last piece.
+
+use std::collections::HashSet;
+
+use dragonfly_api::common::v2::{Piece, TrafficType};
+use dragonfly_api::dfdaemon::v2::dfdaemon_download_client::DfdaemonDownloadClient;
+use dragonfly_api::dfdaemon::v2::download_task_response::Response;
+use dragonfly_api::dfdaemon::v2::{
+    DownloadTaskRequest, DownloadTaskResponse, DownloadTaskStartedResponse,
+};
+use protocol::Digest;
+use tonic::transport::Channel;
+use tonic::{Request, Status};
+
+use super::arguments::{Arguments, LogLevel};
+use super::failure::Failure;
+use super::report::{BytesFrom, Progress};
+use super::sink::Sink;
+
+/// The longest piece of Dragonfly v2 (64 MiB) and the fields around its content.
+const MESSAGE_BYTES_MAX: usize = (64 << 20) + (1 << 20);
+
+/// What came.
+#[derive(Debug, Default)]
+pub(super) struct Received {
+    pub(super) task_id: String,
+    pub(super) peer_id: String,
+    pub(super) content_length: u64,
+    pub(super) bytes_from: BytesFrom,
+    pub(super) digest: Option<Digest>,
+}
+
+/// Sends the request and takes every answer.
+pub(super) async fn receive(
+    channel: &Channel,
+    request: DownloadTaskRequest,
+    sink: Sink,
+    progress: &Progress,
+    arguments: &Arguments,
+) -> Result<Received, Failure> {
+    let output = arguments.output.display().to_string();
+    let failed = |status: Status| Failure::of_status(&status, arguments.timeout, &output);
+    let mut client =
+        DfdaemonDownloadClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let mut request = Request::new(request);
+    request.set_timeout(arguments.timeout);
+    let mut answers = client
+        .download_task(request)
+        .await
+        .map_err(failed)?
+        .into_inner();
+    let mut receiving = Receiving {
+        received: Received::default(),
+        missing: None,
+        sink,
+        progress,
+        arguments,
+    };
+    while let Some(answer) = answers.message().await.map_err(failed)? {
+        receiving.take(answer).await?;
+    }
+    receiving.finish()
+}
+
+struct Receiving<'a> {
+    received: Received,
+    /// Pieces that were announced and did not come yet; `None` before the announcement.
+    missing: Option<HashSet<u32>>,
+    sink: Sink,
+    progress: &'a Progress,
+    arguments: &'a Arguments,
+}
+
+impl Receiving<'_> {
+    async fn take(&mut self, answer: DownloadTaskResponse) -> Result<(), Failure> {
+        match answer.response {
+            Some(Response::DownloadTaskStartedResponse(started)) => {
+                self.received.task_id = answer.task_id;
+                self.received.peer_id = answer.peer_id;
+                self.start(&started)
+            }
+            Some(Response::DownloadPieceFinishedResponse(finished)) => match finished.piece {
+                Some(piece) => self.take_piece(piece).await,
+                None => Err(broken("it finished a piece without naming it")),
+            },
+            // A kind of answer that a later version may send.
+            None => Ok(()),
+        }
+    }
+
+    fn start(&mut self, started: &DownloadTaskStartedResponse) -> Result<(), Failure> {
+        if self.missing.is_some() {
+            return Err(broken("it started twice"));
+        }
+        let length = started.content_length;
+        self.received.content_length = length;
+        self.missing = Some(started.pieces.iter().map(|piece| piece.number).collect());
+        self.progress.begin(length);
+        self.arguments.log(LogLevel::Info, || {
+            let pieces = started.pieces.len();
+            format!(
+                "task {} of {length} bytes in {pieces} pieces has started",
+                self.received.task_id
+            )
+        });
+        self.sink
+            .begin(length)
+            .map_err(|error| self.cannot_write(&error))
+    }
+
+    async fn take_piece(&mut self, piece: Piece) -> Result<(), Failure> {
+        let Some(missing) = &mut self.missing else {
+            return Err(broken("it finished a piece before it started"));
+        };
+        // A piece may be reported twice when it was fetched twice.
+        if !missing.remove(&piece.number) {
+            return Ok(());
+        }
+        let fits = piece
+            .offset
+            .checked_add(piece.length)
+            .is_some_and(|end| end <= self.received.content_length);
+        if !fits {
+            return Err(broken(&format!(
+                "piece {} lies outside the file",
+                piece.number
+            )));
+        }
+        self.arguments.log(LogLevel::Debug, || {
+            let parent = piece.parent_id.as_deref().unwrap_or("-");
+            let traffic = piece
+                .traffic_type
+                .and_then(|kind| TrafficType::try_from(kind).ok());
+            format!(
+                "piece {} of {} bytes from {parent} ({traffic:?})",
+                piece.number, piece.length
+            )
+        });
+        self.received.bytes_from.add(&piece);
+        let length = piece.length;
+        if self.sink.wants_content() {
+            self.write(piece).await?;
+        }
+        self.progress.add(length);
+        Ok(())
+    }
+
+    /// Writes on a thread of its own: a slow disk or a full pipe must not keep us from hearing Ctrl-C.
+    async fn write(&mut self, piece: Piece) -> Result<(), Failure> {
+        let content = piece.content.unwrap_or_default();
+        if content.len() as u64 != piece.length {
+            return Err(broken(&format!(
+                "piece {} of {} bytes came with {}",
+                piece.number,
+                piece.length,
+                content.len()
+            )));
+        }
+        let mut sink = std::mem::replace(&mut self.sink, Sink::None);
+        let written = tokio::task::spawn_blocking(move || {
+            let outcome = sink.write(piece.offset, content);
+            (sink, outcome)
+        });
+        let (sink, outcome) = written.await.map_err(|error| Failure::Here {
+            reason: format!("the writing thread ended: {error}"),
+        })?;
+        self.sink = sink;
+        outcome.map_err(|error| self.cannot_write(&error))
+    }
+
+    fn finish(mut self) -> Result<Received, Failure> {
+        match &self.missing {
+            None => return Err(broken("it ended before it started")),
+            Some(missing) if !missing.is_empty() => {
+                return Err(broken(&format!(
+                    "it ended with {} pieces missing",
+                    missing.len()
+                )));
+            }
+            Some(_) => {}
+        }
+        self.received.digest = self.sink.finish();
+        Ok(self.received)
+    }
+
+    fn cannot_write(&self, error: &std::io::Error) -> Failure {
+        Failure::output(&self.arguments.output, error)
+    }
+}
+
+fn broken(reason: &str) -> Failure {
+    Failure::Broken {
+        reason: reason.to_owned(),
+    }
+}

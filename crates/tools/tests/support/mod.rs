@@ -1,0 +1,260 @@
+//! A daemon made for the tests: real gRPC over a unix socket, with the one method that `dfget` calls.
+//!
+//! What it does is chosen by the path of the requested URL, see [`answers`].
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use dragonfly_api::common::v2::{Download, Piece, TrafficType};
+use dragonfly_api::dfdaemon::v2::download_task_response::Response as Answer;
+use dragonfly_api::dfdaemon::v2::{
+    DownloadPieceFinishedResponse, DownloadTaskRequest, DownloadTaskResponse,
+    DownloadTaskStartedResponse,
+};
+use futures::stream::{self, BoxStream, StreamExt};
+use tempfile::TempDir;
+use tokio::net::UnixListener;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::body::Body;
+use tonic::codegen::Service;
+use tonic::server::{Grpc, NamedService, ServerStreamingService};
+use tonic::{Code, Request, Response, Status};
+use tonic_prost::ProstCodec;
+
+/// Length of the pieces it hands out.
+pub(crate) const PIECE_LENGTH: usize = 100_000;
+/// Length of its file: three pieces and a bit.
+pub(crate) const LENGTH: usize = 3 * PIECE_LENGTH + 17;
+
+/// The file it has.
+pub(crate) fn content() -> Vec<u8> {
+    (0..LENGTH)
+        .map(|index| u8::try_from(index * 7 % 251).unwrap())
+        .collect()
+}
+
+/// The daemon; stops when dropped.
+pub(crate) struct Daemon {
+    pub(crate) folder: TempDir,
+    pub(crate) socket: PathBuf,
+    asked: Arc<Mutex<Vec<Download>>>,
+    serving: JoinHandle<()>,
+}
+
+impl Daemon {
+    pub(crate) fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("d.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let edge = Edge {
+            asked: Arc::clone(&asked),
+        };
+        let serving = tokio::spawn(async move {
+            let server = tonic::transport::Server::builder().add_service(edge);
+            server
+                .serve_with_incoming(UnixListenerStream::new(listener))
+                .await
+                .unwrap();
+        });
+        Self {
+            folder,
+            socket,
+            asked,
+            serving,
+        }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The downloads it was asked for so far.
+    pub(crate) fn asked(&self) -> Vec<Download> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+type Answers = BoxStream<'static, Result<DownloadTaskResponse, Status>>;
+
+/// Plays the part that the path names.
+fn answers(download: &Download) -> Result<Answers, Status> {
+    let part = download
+        .url
+        .rsplit('/')
+        .next()
+        .unwrap_or_default()
+        .to_owned();
+    let mut content = content();
+    match part.as_str() {
+        "missing" => {
+            let details =
+                br#"{"message":"no such file","header":{"server":"nginx"},"status_code":404}"#;
+            return Err(Status::with_details(
+                Code::Internal,
+                "backend failed",
+                details.to_vec().into(),
+            ));
+        }
+        "blocked" => return Err(Status::permission_denied("task is in the block list")),
+        "empty" => content.clear(),
+        "damaged" => content[LENGTH / 2] ^= 1,
+        _ => {}
+    }
+    let mut pieces = pieces_of(&content, download.need_piece_content);
+    let started = started(&content, &pieces);
+    if part == "reverse" {
+        pieces.reverse();
+    }
+    if part == "short" {
+        pieces.pop();
+    }
+    if let Some(path) = &download.output_path
+        && part != "elsewhere"
+    {
+        write_output(Path::new(path), &content, download.overwrite)?;
+    }
+    let finished = pieces.into_iter().map(|piece| {
+        response(Answer::DownloadPieceFinishedResponse(
+            DownloadPieceFinishedResponse { piece: Some(piece) },
+        ))
+    });
+    let all = stream::iter(std::iter::once(started).chain(finished).map(Ok));
+    Ok(match part.as_str() {
+        "hang" => all.take(2).chain(stream::pending()).boxed(),
+        "breaks" => all
+            .take(2)
+            .chain(stream::iter([Err(Status::internal("disk is gone"))]))
+            .boxed(),
+        _ => all.boxed(),
+    })
+}
+
+fn write_output(path: &Path, content: &[u8], overwrite: bool) -> Result<(), Status> {
+    if path.exists() && !overwrite {
+        return Err(Status::internal(format!(
+            "{} already exists",
+            path.display()
+        )));
+    }
+    std::fs::write(path, content).map_err(|error| Status::internal(error.to_string()))
+}
+
+fn started(content: &[u8], pieces: &[Piece]) -> DownloadTaskResponse {
+    let pieces = pieces
+        .iter()
+        .map(|piece| Piece {
+            content: None,
+            ..piece.clone()
+        })
+        .collect();
+    response(Answer::DownloadTaskStartedResponse(
+        DownloadTaskStartedResponse {
+            content_length: content.len() as u64,
+            pieces,
+            ..DownloadTaskStartedResponse::default()
+        },
+    ))
+}
+
+/// The first piece comes from the origin, the second from a seed, the others from a peer.
+fn pieces_of(content: &[u8], with_content: bool) -> Vec<Piece> {
+    let piece = |(index, bytes): (usize, &[u8])| {
+        let (traffic_type, parent_id) = match index {
+            0 => (TrafficType::BackToSource, None),
+            1 => (
+                TrafficType::RemotePeer,
+                Some("10.0.0.1-seed0-3f0c1f1e-seed".to_owned()),
+            ),
+            _ => (
+                TrafficType::RemotePeer,
+                Some("10.0.0.2-node-3f0c1f1e".to_owned()),
+            ),
+        };
+        Piece {
+            number: u32::try_from(index).unwrap(),
+            offset: (index * PIECE_LENGTH) as u64,
+            length: bytes.len() as u64,
+            content: with_content.then(|| bytes.to_vec()),
+            traffic_type: Some(traffic_type.into()),
+            parent_id,
+            ..Piece::default()
+        }
+    };
+    content
+        .chunks(PIECE_LENGTH)
+        .enumerate()
+        .map(piece)
+        .collect()
+}
+
+fn response(answer: Answer) -> DownloadTaskResponse {
+    DownloadTaskResponse {
+        host_id: "10.0.0.9-here".to_owned(),
+        task_id: "a-task".to_owned(),
+        peer_id: "a-peer".to_owned(),
+        response: Some(answer),
+    }
+}
+
+/// The gRPC edge: `dfdaemon.v2.DfdaemonDownload` with `DownloadTask` alone.
+#[derive(Clone)]
+struct Edge {
+    asked: Arc<Mutex<Vec<Download>>>,
+}
+
+impl NamedService for Edge {
+    const NAME: &'static str = "dfdaemon.v2.DfdaemonDownload";
+}
+
+impl Service<http::Request<Body>> for Edge {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let method = Method {
+            asked: Arc::clone(&self.asked),
+        };
+        Box::pin(async move {
+            if request.uri().path() != "/dfdaemon.v2.DfdaemonDownload/DownloadTask" {
+                return Ok(Status::unimplemented("not in this test").into_http());
+            }
+            let mut grpc = Grpc::new(ProstCodec::default());
+            Ok(grpc.server_streaming(method, request).await)
+        })
+    }
+}
+
+struct Method {
+    asked: Arc<Mutex<Vec<Download>>>,
+}
+
+impl ServerStreamingService<DownloadTaskRequest> for Method {
+    type Response = DownloadTaskResponse;
+    type ResponseStream = Answers;
+    type Future = Ready<Result<Response<Answers>, Status>>;
+
+    fn call(&mut self, request: Request<DownloadTaskRequest>) -> Self::Future {
+        let Some(download) = request.into_inner().download else {
+            return ready(Err(Status::invalid_argument("no download")));
+        };
+        self.asked.lock().unwrap().push(download.clone());
+        ready(answers(&download).map(Response::new))
+    }
+}
