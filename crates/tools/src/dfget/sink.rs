@@ -48,7 +48,7 @@ impl Sink {
                 Ok(Self::Ordered(Box::new(Ordered::new(
                     stream.open().map_err(failure)?,
                     algorithm,
-                )))
+                ))))
             }
         }
     }
