@@ -42,6 +42,14 @@ pub struct Announcer {
     interval: Duration,
 }
 
+/// Some schedulers were not told that this host leaves.
+#[derive(Debug, thiserror::Error)]
+#[error("not told that this host leaves: {}; they find out when its announcements stop", .failed.join(", "))]
+pub struct LeaveError {
+    /// Address and reason of each.
+    failed: Vec<String>,
+}
+
 /// What a scheduler was last told.
 #[derive(Debug, Clone, Copy)]
 struct Told {
@@ -57,7 +65,12 @@ impl Announcer {
         schedulers: Arc<Schedulers>,
         interval: Duration,
     ) -> Self {
-        Self { identity, monitor, schedulers, interval }
+        Self {
+            identity,
+            monitor,
+            schedulers,
+            interval,
+        }
     }
 
     /// Announces until `shutdown` begins. Leaving is a step of its own: [`Announcer::leave`].
@@ -68,7 +81,10 @@ impl Announcer {
             changes.borrow_and_update();
             let usable = self.schedulers.all();
             told.retain(|addr, _| usable.iter().any(|scheduler| scheduler.addr == *addr));
-            let due = usable.into_iter().filter(|scheduler| is_due(told.get(&scheduler.addr), scheduler)).collect();
+            let due = usable
+                .into_iter()
+                .filter(|scheduler| is_due(told.get(&scheduler.addr), scheduler))
+                .collect();
             tokio::select! {
                 biased;
                 () = shutdown.begun() => return,
@@ -90,19 +106,39 @@ impl Announcer {
     }
 
     /// Tells every scheduler that answers that this host is gone, within 2 s.
-    pub async fn leave(&self) {
-        let calls = self.schedulers.all().into_iter().map(|scheduler| async move {
-            let request = DeleteHostRequest { host_id: self.identity.host_id.to_string() };
-            if let Err(status) = SchedulerClient::new(scheduler.channel).delete_host(request).await {
-                warn!(scheduler = %scheduler.addr, error = %dial::reason(&status), "scheduler was not told that this host leaves");
-            }
-        });
-        if tokio::time::timeout(LEAVE_MAX, join_all(calls)).await.is_err() {
-            warn!(limit_s = LEAVE_MAX.as_secs(), "not every scheduler confirmed in time that this host leaves");
+    ///
+    /// # Errors
+    /// [`LeaveError`]: those that were not told; they find out by their own means.
+    pub async fn leave(&self) -> Result<(), LeaveError> {
+        let calls = self
+            .schedulers
+            .all()
+            .into_iter()
+            .map(|scheduler| async move {
+                let request = DeleteHostRequest {
+                    host_id: self.identity.host_id.to_string(),
+                };
+                let mut client = SchedulerClient::new(scheduler.channel);
+                let call = client.delete_host(request);
+                let reason = match tokio::time::timeout(LEAVE_MAX, call).await {
+                    Ok(Ok(_)) => return None,
+                    Ok(Err(status)) => dial::reason(&status),
+                    Err(_) => format!("no answer within {} s", LEAVE_MAX.as_secs()),
+                };
+                Some(format!("{}: {reason}", scheduler.addr))
+            });
+        let failed: Vec<String> = join_all(calls).await.into_iter().flatten().collect();
+        if failed.is_empty() {
+            Ok(())
+        } else {
+            Err(LeaveError { failed })
         }
     }
 
-    async fn announce(&self, due: Vec<SchedulerHandle>) -> Vec<(SchedulerHandle, Result<(), Status>)> {
+    async fn announce(
+        &self,
+        due: Vec<SchedulerHandle>,
+    ) -> Vec<(SchedulerHandle, Result<(), Status>)> {
         if due.is_empty() {
             return Vec::new();
         }
@@ -110,23 +146,34 @@ impl Announcer {
         let Ok(host) = tokio::task::spawn_blocking(move || monitor.announcement()).await else {
             return Vec::new();
         };
-        let message = AnnounceHostRequest { host: Some(host), interval: self.interval.try_into().ok() };
+        let message = AnnounceHostRequest {
+            host: Some(host),
+            interval: self.interval.try_into().ok(),
+        };
         join_all(due.into_iter().map(|scheduler| {
             let mut request = Request::new(message.clone());
             request.set_timeout(ANNOUNCE_MAX);
             async move {
                 let mut client = SchedulerClient::new(scheduler.channel.clone());
                 let call = tokio::time::timeout(ANNOUNCE_MAX, client.announce_host(request)).await;
-                let result = call.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer to AnnounceHost")));
+                let result = call.unwrap_or_else(|_| {
+                    Err(Status::deadline_exceeded("no answer to AnnounceHost"))
+                });
                 (scheduler, result.map(drop))
             }
         }))
         .await
     }
 
-    fn note(&self, told: &mut HashMap<Arc<str>, Told>, results: Vec<(SchedulerHandle, Result<(), Status>)>) {
+    fn note(
+        &self,
+        told: &mut HashMap<Arc<str>, Told>,
+        results: Vec<(SchedulerHandle, Result<(), Status>)>,
+    ) {
         for (scheduler, result) in results {
-            let is_first = told.get(&scheduler.addr).is_none_or(|told| told.generation != scheduler.generation);
+            let is_first = told
+                .get(&scheduler.addr)
+                .is_none_or(|told| told.generation != scheduler.generation);
             let pause = match result {
                 Ok(()) if is_first => FIRST_RATES_AFTER.min(self.interval),
                 Ok(()) => self.interval,
@@ -140,7 +187,13 @@ impl Announcer {
             };
             debug!(scheduler = %scheduler.addr, generation = scheduler.generation, "host announced");
             let next = Instant::now() + pause;
-            told.insert(scheduler.addr, Told { generation: scheduler.generation, next });
+            told.insert(
+                scheduler.addr,
+                Told {
+                    generation: scheduler.generation,
+                    next,
+                },
+            );
         }
     }
 }
@@ -167,7 +220,12 @@ mod tests {
 
     fn fixture(interval: Duration) -> Fixture {
         let shutdown = Shutdown::new();
-        let ports = Ports { upload: 4000, piece_tcp: 4005, piece_quic: 4006, proxy: 4001 };
+        let ports = Ports {
+            upload: 4000,
+            piece_tcp: 4005,
+            piece_quic: 4006,
+            proxy: 4001,
+        };
         let ip = [127, 0, 0, 1].into();
         let identity = Arc::new(Identity::new(ip, "host", HostRole::Normal, ports));
         let options = HostOptions {
@@ -181,16 +239,30 @@ mod tests {
         };
         let monitor = Arc::new(HostMonitor::new(identity.clone(), options));
         let schedulers = Schedulers::new(Dialer::default(), &shutdown);
-        let announcer = Arc::new(Announcer::new(identity, monitor, schedulers.clone(), interval));
+        let announcer = Arc::new(Announcer::new(
+            identity,
+            monitor,
+            schedulers.clone(),
+            interval,
+        ));
         let running = announcer.clone();
         let part = shutdown.clone();
         shutdown.spawn("announcer", async move { running.run(&part).await });
-        Fixture { announcer, schedulers, shutdown }
+        Fixture {
+            announcer,
+            schedulers,
+            shutdown,
+        }
     }
 
     fn member(scheduler: &TestScheduler) -> Member {
         let addr = scheduler.addr();
-        Member { name: addr.to_string(), addr, id: 0, serving: true }
+        Member {
+            name: addr.to_string(),
+            addr,
+            id: 0,
+            serving: true,
+        }
     }
 
     fn announced(heard: Heard) -> AnnounceHostRequest {
@@ -205,7 +277,9 @@ mod tests {
         let fixture = fixture(Duration::from_millis(50));
         let mut one = TestScheduler::start().await;
         let mut two = TestScheduler::start().await;
-        fixture.schedulers.set_members(vec![member(&one), member(&two)]);
+        fixture
+            .schedulers
+            .set_members(vec![member(&one), member(&two)]);
         for scheduler in [&mut one, &mut two] {
             for _ in 0..3 {
                 let request = announced(scheduler.hears().await);
@@ -215,8 +289,10 @@ mod tests {
         }
         assert!(fixture.shutdown.drain(DEADLINE).await.aborted.is_empty());
         while one.try_hears().is_some() {}
-        fixture.announcer.leave().await;
-        assert!(matches!(one.hears().await, Heard::DeleteHost(request) if request.host_id == "127.0.0.1-host"));
+        fixture.announcer.leave().await.unwrap();
+        assert!(
+            matches!(one.hears().await, Heard::DeleteHost(request) if request.host_id == "127.0.0.1-host")
+        );
     }
 
     #[tokio::test]
@@ -237,7 +313,9 @@ mod tests {
         let one = TestScheduler::start().await;
         fixture.schedulers.set_members(vec![member(&one)]);
         let mut two = TestScheduler::start().await;
-        fixture.schedulers.set_members(vec![member(&one), member(&two)]);
+        fixture
+            .schedulers
+            .set_members(vec![member(&one), member(&two)]);
         announced(two.hears().await);
     }
 
@@ -252,7 +330,7 @@ mod tests {
         };
         fixture.schedulers.set_members(vec![dead]);
         let begin = Instant::now();
-        fixture.announcer.leave().await;
+        let _ = fixture.announcer.leave().await;
         assert!(begin.elapsed() <= LEAVE_MAX + Duration::from_secs(1));
     }
 }

@@ -27,7 +27,9 @@ pub struct BlockList {
 #[non_exhaustive]
 pub enum BlockListError {
     /// Longer than any real one.
-    #[error("block list of {len} bytes, the limit is {TEXT_LEN_MAX}: nothing is blocked; shorten it")]
+    #[error(
+        "block list of {len} bytes, the limit is {TEXT_LEN_MAX}: nothing is blocked; shorten it"
+    )]
     TooLong {
         /// Its length.
         len: usize,
@@ -36,7 +38,9 @@ pub enum BlockListError {
     #[error("block list is not valid JSON: {0}: nothing is blocked; correct it at the manager")]
     Json(#[from] serde_json::Error),
     /// An expression that does not compile.
-    #[error("block list has a bad regular expression: {0}: nothing is blocked; correct it at the manager")]
+    #[error(
+        "block list has a bad regular expression: {0}: nothing is blocked; correct it at the manager"
+    )]
     Regex(#[from] regex::Error),
 }
 
@@ -74,16 +78,24 @@ impl BlockList {
             return Ok(Self::default());
         }
         let written: Written = serde_json::from_slice(json)?;
-        let download = written.block_list.and_then(|list| list.task).and_then(|task| task.download);
+        let download = written
+            .block_list
+            .and_then(|list| list.task)
+            .and_then(|task| task.download);
         Ok(Self {
-            download: download.map(Rules::compile).transpose()?.unwrap_or_default(),
+            download: download
+                .map(Rules::compile)
+                .transpose()?
+                .unwrap_or_default(),
         })
     }
 
     /// Whether any rule forbids to download `subject`.
     pub fn blocks_download(&self, subject: Subject<'_>) -> bool {
         let rules = &self.download;
-        subject.application.is_some_and(|name| rules.applications.contains(name))
+        subject
+            .application
+            .is_some_and(|name| rules.applications.contains(name))
             || subject.tag.is_some_and(|tag| rules.tags.contains(tag))
             || rules.priorities.contains(&subject.priority)
             || rules.urls.is_match(subject.url)
@@ -93,8 +105,14 @@ impl BlockList {
 impl Rules {
     fn compile(written: WrittenRules) -> Result<Self, regex::Error> {
         Ok(Self {
-            applications: written.applications.unwrap_or_default().into_iter().collect(),
-            urls: RegexSetBuilder::new(written.urls).size_limit(REGEX_SIZE_MAX).build()?,
+            applications: written
+                .applications
+                .unwrap_or_default()
+                .into_iter()
+                .collect(),
+            urls: RegexSetBuilder::new(written.urls)
+                .size_limit(REGEX_SIZE_MAX)
+                .build()?,
             tags: written.tags.unwrap_or_default().into_iter().collect(),
             priorities: written.priorities.unwrap_or_default().into_iter().collect(),
         })
@@ -132,7 +150,12 @@ mod tests {
     use super::*;
 
     fn subject<'a>(url: &'a str, application: &'a str, tag: &'a str, priority: i32) -> Subject<'a> {
-        Subject { url, application: Some(application), tag: Some(tag), priority }
+        Subject {
+            url,
+            application: Some(application),
+            tag: Some(tag),
+            priority,
+        }
     }
 
     #[test]
@@ -154,10 +177,24 @@ mod tests {
 
     #[test]
     fn other_spellings_and_absent_parts_are_read() {
-        let json = br#"{"blockList": {"task": {"download": {"applications": null, "tags": ["x"]}}}}"#;
-        assert!(BlockList::parse(json).unwrap().blocks_download(subject("u", "a", "x", 0)));
-        for nothing in [&b""[..], b"{}", br#"{"block_list": null}"#, br#"{"block_list": {"persistent_task": {}}}"#] {
-            assert!(!BlockList::parse(nothing).unwrap().blocks_download(subject("u", "a", "x", 0)));
+        let json =
+            br#"{"blockList": {"task": {"download": {"applications": null, "tags": ["x"]}}}}"#;
+        assert!(
+            BlockList::parse(json)
+                .unwrap()
+                .blocks_download(subject("u", "a", "x", 0))
+        );
+        for nothing in [
+            &b""[..],
+            b"{}",
+            br#"{"block_list": null}"#,
+            br#"{"block_list": {"persistent_task": {}}}"#,
+        ] {
+            assert!(
+                !BlockList::parse(nothing)
+                    .unwrap()
+                    .blocks_download(subject("u", "a", "x", 0))
+            );
         }
     }
 
@@ -169,8 +206,15 @@ mod tests {
             br#"{"block_list": {"task": {"download": {"urls": ["("]}}}}"#,
             br#"{"block_list": {"task": {"download": {"urls": ["(a{1000}){1000}"]}}}}"#,
         ] {
-            assert!(BlockList::parse(bad).is_err(), "{}", String::from_utf8_lossy(bad));
+            assert!(
+                BlockList::parse(bad).is_err(),
+                "{}",
+                String::from_utf8_lossy(bad)
+            );
         }
-        assert!(matches!(BlockList::parse(&vec![b' '; TEXT_LEN_MAX + 1]), Err(BlockListError::TooLong { .. })));
+        assert!(matches!(
+            BlockList::parse(&vec![b' '; TEXT_LEN_MAX + 1]),
+            Err(BlockListError::TooLong { .. })
+        ));
     }
 }

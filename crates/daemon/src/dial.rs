@@ -62,7 +62,10 @@ impl Dialer {
     /// The certificates cannot be used.
     pub fn new(tls: Option<&TlsFiles>) -> Result<Self, DialerError> {
         let tls = tls.map(TlsFiles::read).transpose()?;
-        let options = ClientOptions { tls, ..ClientOptions::default() };
+        let options = ClientOptions {
+            tls,
+            ..ClientOptions::default()
+        };
         // Every later channel uses the same certificates, so that if this one can be made, all can.
         runtime::grpc::channel("127.0.0.1:1", &options)?;
         Ok(Self { options })
@@ -97,14 +100,26 @@ impl Dialer {
     /// The URL is none.
     pub fn lazy_url(&self, url: &str) -> Result<Channel, DialError> {
         let plain = url.starts_with("http://");
-        let tls = if plain { None } else { self.options.tls.clone() };
-        runtime::grpc::channel(url, &ClientOptions { tls, ..self.options.clone() })
+        let tls = if plain {
+            None
+        } else {
+            self.options.tls.clone()
+        };
+        runtime::grpc::channel(
+            url,
+            &ClientOptions {
+                tls,
+                ..self.options.clone()
+            },
+        )
     }
 }
 
 impl std::fmt::Debug for Dialer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Dialer").field("tls", &self.options.tls.is_some()).finish()
+        f.debug_struct("Dialer")
+            .field("tls", &self.options.tls.is_some())
+            .finish()
     }
 }
 
@@ -131,7 +146,11 @@ pub fn reason(status: &Status) -> String {
         text = error.to_string();
         cause = error.source();
     }
-    if text.is_empty() { status.code().description().to_owned() } else { text }
+    if text.is_empty() {
+        status.code().description().to_owned()
+    } else {
+        text
+    }
 }
 
 /// True when nobody answered, so that another server should be tried; false when `status` is somebody's answer.
@@ -161,13 +180,21 @@ impl Drop for Watched {
 }
 
 impl AsyncRead for Watched {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Watched {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
 

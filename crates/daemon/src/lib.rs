@@ -20,6 +20,7 @@ pub mod identity;
 pub mod link;
 pub mod metrics;
 pub mod output;
+pub mod rpc;
 pub mod schedulers;
 pub mod serve;
 #[cfg(test)]

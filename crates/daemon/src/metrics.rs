@@ -105,20 +105,46 @@ impl Metrics {
         let metrics = Self {
             labels: Mutex::default(),
             download_task: maker.counters("download_task_total", "Downloads begun.", &task)?,
-            download_task_failure: maker.counters("download_task_failure_total", "Downloads that failed.", &task)?,
+            download_task_failure: maker.counters(
+                "download_task_failure_total",
+                "Downloads that failed.",
+                &task,
+            )?,
             prefetch_task: maker.counters("prefetch_task_total", "Prefetches begun.", &task)?,
-            prefetch_task_failure: maker.counters("prefetch_task_failure_total", "Prefetches that failed.", &task)?,
-            concurrent_download_task: maker.gauges("concurrent_download_task_total", "Downloads in progress.", &task)?,
-            concurrent_upload_piece: maker.gauge("concurrent_upload_piece_total", "Pieces being served.")?,
-            download_traffic: maker.counters("download_traffic", "Bytes received, by where they came from.", &["type"])?,
-            upload_traffic: maker.counter("upload_traffic", "Bytes of pieces sent to other peers.")?,
-            download_piece_duration: maker.histograms("download_piece_duration_milliseconds", "Time per piece.", &["type"])?,
+            prefetch_task_failure: maker.counters(
+                "prefetch_task_failure_total",
+                "Prefetches that failed.",
+                &task,
+            )?,
+            concurrent_download_task: maker.gauges(
+                "concurrent_download_task_total",
+                "Downloads in progress.",
+                &task,
+            )?,
+            concurrent_upload_piece: maker
+                .gauge("concurrent_upload_piece_total", "Pieces being served.")?,
+            download_traffic: maker.counters(
+                "download_traffic",
+                "Bytes received, by where they came from.",
+                &["type"],
+            )?,
+            upload_traffic: maker
+                .counter("upload_traffic", "Bytes of pieces sent to other peers.")?,
+            download_piece_duration: maker.histograms(
+                "download_piece_duration_milliseconds",
+                "Time per piece.",
+                &["type"],
+            )?,
             download_task_duration: maker.histograms(
                 "download_task_duration_milliseconds",
                 "Time per download.",
                 &["task_type", "task_size_level"],
             )?,
-            backend_request: maker.counters("backend_request_total", "Requests to origins.", &["scheme", "method"])?,
+            backend_request: maker.counters(
+                "backend_request_total",
+                "Requests to origins.",
+                &["scheme", "method"],
+            )?,
             backend_request_failure: maker.counters(
                 "backend_request_failure_total",
                 "Requests to origins that failed.",
@@ -131,7 +157,10 @@ impl Metrics {
             )?,
             rpc: RpcMetrics::new(&maker)?,
             disk_space: maker.gauge("disk_space_total", "Bytes of the store's filesystem.")?,
-            disk_usage: maker.gauge("disk_usage_space_total", "Bytes used of the store's filesystem.")?,
+            disk_usage: maker.gauge(
+                "disk_usage_space_total",
+                "Bytes used of the store's filesystem.",
+            )?,
             registry: registry.clone(),
         };
         maker.version()?;
@@ -144,26 +173,40 @@ impl Metrics {
     }
 
     /// Labels of one download.
-    pub fn task_labels(&self, kind: TaskKind, tag: Option<&str>, application: Option<&str>, priority: i32) -> TaskLabels {
+    pub fn task_labels(
+        &self,
+        kind: TaskKind,
+        tag: Option<&str>,
+        application: Option<&str>,
+        priority: i32,
+    ) -> TaskLabels {
         let mut labels = self.labels.lock();
         let tag = bounded(&mut labels.tags, tag.unwrap_or_default());
         let application = bounded(&mut labels.applications, application.unwrap_or_default());
         // v2 knows priorities 0 to 6; anything else would only multiply the series.
-        let priority = if (0..=6).contains(&priority) { priority.to_string() } else { "other".to_owned() };
+        let priority = if (0..=6).contains(&priority) {
+            priority.to_string()
+        } else {
+            "other".to_owned()
+        };
         TaskLabels([type_label(kind), tag, application, priority])
     }
 
     /// A download begins; the gauge falls again when the guard is dropped.
     pub fn download_begins(&self, labels: &TaskLabels) -> InProgress {
         self.download_task.with_label_values(&labels.values()).inc();
-        let gauge = self.concurrent_download_task.with_label_values(&labels.values());
+        let gauge = self
+            .concurrent_download_task
+            .with_label_values(&labels.values());
         gauge.inc();
         InProgress(gauge)
     }
 
     /// A download failed.
     pub fn download_failed(&self, labels: &TaskLabels) {
-        self.download_task_failure.with_label_values(&labels.values()).inc();
+        self.download_task_failure
+            .with_label_values(&labels.values())
+            .inc();
     }
 
     /// A prefetch begins.
@@ -173,7 +216,9 @@ impl Metrics {
 
     /// A prefetch failed.
     pub fn prefetch_failed(&self, labels: &TaskLabels) {
-        self.prefetch_task_failure.with_label_values(&labels.values()).inc();
+        self.prefetch_task_failure
+            .with_label_values(&labels.values())
+            .inc();
     }
 
     /// A download ended well: `bytes` were asked for.
@@ -187,8 +232,12 @@ impl Metrics {
     /// `bytes` of one piece came from there within that time.
     pub fn piece_downloaded(&self, traffic: TrafficType, bytes: u64, took: Duration) {
         let label = [traffic_label(traffic)];
-        self.download_traffic.with_label_values(&label).inc_by(bytes);
-        self.download_piece_duration.with_label_values(&label).observe(milliseconds(took));
+        self.download_traffic
+            .with_label_values(&label)
+            .inc_by(bytes);
+        self.download_piece_duration
+            .with_label_values(&label)
+            .observe(milliseconds(took));
     }
 
     /// `bytes` of pieces were sent to another peer.
@@ -201,9 +250,13 @@ impl Metrics {
         let labels = [scheme, method];
         self.backend_request.with_label_values(&labels).inc();
         if failed {
-            self.backend_request_failure.with_label_values(&labels).inc();
+            self.backend_request_failure
+                .with_label_values(&labels)
+                .inc();
         }
-        self.backend_request_duration.with_label_values(&labels).observe(milliseconds(took));
+        self.backend_request_duration
+            .with_label_values(&labels)
+            .observe(milliseconds(took));
     }
 
     /// An RPC came in.
@@ -218,12 +271,16 @@ impl Metrics {
 
     /// A download was refused by the block list.
     pub fn download_blocked(&self, kind: TaskKind) {
-        self.rpc.download_blocked.with_label_values(&[type_label(kind)]).inc();
+        self.rpc
+            .download_blocked
+            .with_label_values(&[type_label(kind)])
+            .inc();
     }
 
     /// The filesystem of the store: bytes in total and in use.
     pub fn disk(&self, total: u64, used: u64) {
-        self.disk_space.set(i64::try_from(total).unwrap_or(i64::MAX));
+        self.disk_space
+            .set(i64::try_from(total).unwrap_or(i64::MAX));
         self.disk_usage.set(i64::try_from(used).unwrap_or(i64::MAX));
     }
 }
@@ -249,13 +306,32 @@ impl RpcMetrics {
         Ok(Self {
             stat_task: pair("stat_task_total", "stat_task_failure_total", "StatTask")?,
             // v2 misnames the failure counter; the name is the contract.
-            list_local_tasks: pair("list_local_tasks_total", "list_tasks_failure_total", "ListLocalTasks")?,
-            list_task_entries: pair("list_task_entries_total", "list_task_entries_failure_total", "ListTaskEntries")?,
-            delete_task: pair("delete_task_total", "delete_task_failure_total", "DeleteTask")?,
-            delete_local_task: pair("delete_local_task_total", "delete_local_task_failure_total", "DeleteLocalTask")?,
+            list_local_tasks: pair(
+                "list_local_tasks_total",
+                "list_tasks_failure_total",
+                "ListLocalTasks",
+            )?,
+            list_task_entries: pair(
+                "list_task_entries_total",
+                "list_task_entries_failure_total",
+                "ListTaskEntries",
+            )?,
+            delete_task: pair(
+                "delete_task_total",
+                "delete_task_failure_total",
+                "DeleteTask",
+            )?,
+            delete_local_task: pair(
+                "delete_local_task_total",
+                "delete_local_task_failure_total",
+                "DeleteLocalTask",
+            )?,
             delete_host: [
                 maker.counter("delete_host_total", "DeleteHost requests.")?,
-                maker.counter("delete_host_failure_total", "DeleteHost requests that failed.")?,
+                maker.counter(
+                    "delete_host_failure_total",
+                    "DeleteHost requests that failed.",
+                )?,
             ],
             download_blocked: maker.counters(
                 "download_task_blocked_total",
@@ -269,10 +345,16 @@ impl RpcMetrics {
         let standard = [type_label(TaskKind::Standard)];
         match rpc {
             Rpc::StatTask => self.stat_task[which].with_label_values(&standard).inc(),
-            Rpc::ListLocalTasks => self.list_local_tasks[which].with_label_values(&standard).inc(),
-            Rpc::ListTaskEntries => self.list_task_entries[which].with_label_values(&standard).inc(),
+            Rpc::ListLocalTasks => self.list_local_tasks[which]
+                .with_label_values(&standard)
+                .inc(),
+            Rpc::ListTaskEntries => self.list_task_entries[which]
+                .with_label_values(&standard)
+                .inc(),
             Rpc::DeleteTask => self.delete_task[which].with_label_values(&standard).inc(),
-            Rpc::DeleteLocalTask => self.delete_local_task[which].with_label_values(&standard).inc(),
+            Rpc::DeleteLocalTask => self.delete_local_task[which]
+                .with_label_values(&standard)
+                .inc(),
             Rpc::DeleteHost => self.delete_host[which].inc(),
         }
     }
@@ -282,7 +364,12 @@ impl RpcMetrics {
 struct Maker<'a>(&'a Registry);
 
 impl Maker<'_> {
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+    fn counters(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntCounterVec, prometheus::Error> {
         let metric = IntCounterVec::new(Opts::new(format!("{PREFIX}{name}"), help), labels)?;
         self.0.register(Box::new(metric.clone()))?;
         Ok(metric)
@@ -294,7 +381,12 @@ impl Maker<'_> {
         Ok(metric)
     }
 
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+    fn gauges(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<IntGaugeVec, prometheus::Error> {
         let metric = IntGaugeVec::new(Opts::new(format!("{PREFIX}{name}"), help), labels)?;
         self.0.register(Box::new(metric.clone()))?;
         Ok(metric)
@@ -306,7 +398,12 @@ impl Maker<'_> {
         Ok(metric)
     }
 
-    fn histograms(&self, name: &str, help: &str, labels: &[&str]) -> Result<HistogramVec, prometheus::Error> {
+    fn histograms(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> Result<HistogramVec, prometheus::Error> {
         // 1 ms, doubled 23 times up to 2.3 hours.
         let buckets = prometheus::exponential_buckets(1.0, 2.0, 24)?;
         let options = HistogramOpts::new(format!("{PREFIX}{name}"), help).buckets(buckets);
@@ -363,8 +460,25 @@ fn size_level(bytes: u64) -> u8 {
     const MIB: u64 = 1 << 20;
     const GIB: u64 = 1 << 30;
     const LIMITS: [u64; 19] = [
-        MIB, 4 * MIB, 8 * MIB, 16 * MIB, 32 * MIB, 64 * MIB, 128 * MIB, 256 * MIB, 512 * MIB, GIB,
-        4 * GIB, 8 * GIB, 16 * GIB, 32 * GIB, 64 * GIB, 128 * GIB, 256 * GIB, 512 * GIB, 1024 * GIB,
+        MIB,
+        4 * MIB,
+        8 * MIB,
+        16 * MIB,
+        32 * MIB,
+        64 * MIB,
+        128 * MIB,
+        256 * MIB,
+        512 * MIB,
+        GIB,
+        4 * GIB,
+        8 * GIB,
+        16 * GIB,
+        32 * GIB,
+        64 * GIB,
+        128 * GIB,
+        256 * GIB,
+        512 * GIB,
+        1024 * GIB,
     ];
     if bytes == 0 {
         return 0;
@@ -380,7 +494,14 @@ mod tests {
     #[test]
     fn size_levels_are_those_of_v2() {
         for (bytes, level) in [
-            (0, 0), (1, 1), (1 << 20, 2), (4 << 20, 3), ((1 << 30) - 1, 10), (1 << 30, 11), (1 << 40, 20), (u64::MAX, 20),
+            (0, 0),
+            (1, 1),
+            (1 << 20, 2),
+            (4 << 20, 3),
+            ((1 << 30) - 1, 10),
+            (1 << 30, 11),
+            (1 << 40, 20),
+            (u64::MAX, 20),
         ] {
             assert_eq!(size_level(bytes), level, "{bytes}");
         }
@@ -404,14 +525,23 @@ mod tests {
         }
         drop(running);
         let text = runtime::metrics::text(metrics.registry()).unwrap();
-        assert!(text.contains(r#"concurrent_download_task_total{app="",priority="3",tag="t",type="0"} 0"#));
+        assert!(
+            text.contains(
+                r#"concurrent_download_task_total{app="",priority="3",tag="t",type="0"} 0"#
+            )
+        );
     }
 
     #[test]
     fn foreign_labels_are_bounded() {
         let metrics = Metrics::new(runtime::metrics::registry()).unwrap();
         for tag in 0..10 * LABEL_VALUES_MAX {
-            metrics.task_labels(TaskKind::Standard, Some(&tag.to_string()), None, tag.try_into().unwrap());
+            metrics.task_labels(
+                TaskKind::Standard,
+                Some(&tag.to_string()),
+                None,
+                tag.try_into().unwrap(),
+            );
         }
         let labels = metrics.task_labels(TaskKind::Standard, Some("late"), None, 99);
         assert_eq!(labels.values(), ["0", "other", "", "other"]);

@@ -152,7 +152,11 @@ impl Schedulers {
             }
         }
         if by_name.len() > MEMBERS_MAX {
-            warn!(count = by_name.len(), max = MEMBERS_MAX, "too many schedulers, the last ones are not used");
+            warn!(
+                count = by_name.len(),
+                max = MEMBERS_MAX,
+                "too many schedulers, the last ones are not used"
+            );
         }
         let mut entries = self.entries.lock();
         let mut next = BTreeMap::new();
@@ -170,10 +174,16 @@ impl Schedulers {
     fn enter(self: &Arc<Self>, member: Member) -> Entry {
         let suspected = Arc::new(Notify::new());
         let watcher = self.clone().watch(member.addr, suspected.clone());
-        let task = self.shutdown.spawn_until_begun(format!("health of scheduler {}", member.addr), watcher);
+        let task = self
+            .shutdown
+            .spawn_until_begun(format!("health of scheduler {}", member.addr), watcher);
         let (channel, lost) = self.dialer.watched(member.addr);
         Entry {
-            handle: SchedulerHandle { addr: member.addr.to_string().into(), channel, generation: 0 },
+            handle: SchedulerHandle {
+                addr: member.addr.to_string().into(),
+                channel,
+                generation: 0,
+            },
             lost,
             usable: member.serving,
             member,
@@ -226,7 +236,9 @@ impl Schedulers {
 
     fn set_usable(&self, addr: SocketAddr) {
         let mut entries = self.entries.lock();
-        let Some(entry) = entries.get_mut(&addr) else { return };
+        let Some(entry) = entries.get_mut(&addr) else {
+            return;
+        };
         if !std::mem::replace(&mut entry.usable, true) {
             entry.handle.generation += 1;
             info!(scheduler = %addr, "scheduler answers, using it");
@@ -236,7 +248,9 @@ impl Schedulers {
 
     fn set_silent(&self, addr: SocketAddr, why: &str) {
         let mut entries = self.entries.lock();
-        let Some(entry) = entries.get_mut(&addr) else { return };
+        let Some(entry) = entries.get_mut(&addr) else {
+            return;
+        };
         if std::mem::replace(&mut entry.usable, false) {
             warn!(scheduler = %addr, error = why, "scheduler does not answer, using others until it does");
             self.rebuild(&entries);
@@ -247,27 +261,38 @@ impl Schedulers {
     fn rebuild(&self, entries: &BTreeMap<SocketAddr, Entry>) {
         let usable = entries.values().filter(|entry| entry.usable);
         self.usable.store(Arc::new(Usable::over(usable)));
-        self.changed.send_modify(|count| *count = count.wrapping_add(1));
+        self.changed
+            .send_modify(|count| *count = count.wrapping_add(1));
     }
 }
 
 impl std::fmt::Debug for Schedulers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Schedulers").field("usable", &self.usable.load().ring.nodes()).finish_non_exhaustive()
+        f.debug_struct("Schedulers")
+            .field("usable", &self.usable.load().ring.nodes())
+            .finish_non_exhaustive()
     }
 }
 
 impl Usable {
     fn over<'a>(entries: impl Iterator<Item = &'a Entry>) -> Self {
-        let by_name: BTreeMap<String, SchedulerHandle> =
-            entries.map(|entry| (entry.member.name.clone(), entry.handle.clone())).collect();
-        Self { ring: HashRing::new(by_name.keys().cloned()), by_name }
+        let by_name: BTreeMap<String, SchedulerHandle> = entries
+            .map(|entry| (entry.member.name.clone(), entry.handle.clone()))
+            .collect();
+        Self {
+            ring: HashRing::new(by_name.keys().cloned()),
+            by_name,
+        }
     }
 }
 
 /// 250 ms, doubled with every failure up to 10 s, varied so that daemons do not ask in step.
 fn pause_after(failures: u32) -> Duration {
-    jittered(DOWN_PAUSE_MIN.saturating_mul(1 << failures.min(10)).min(DOWN_PAUSE_MAX))
+    jittered(
+        DOWN_PAUSE_MIN
+            .saturating_mul(1 << failures.min(10))
+            .min(DOWN_PAUSE_MAX),
+    )
 }
 
 /// `pause` less up to a quarter.
@@ -283,7 +308,12 @@ mod tests {
     const DEADLINE: Duration = Duration::from_secs(20);
 
     fn member(name: &str, addr: SocketAddr) -> Member {
-        Member { name: name.to_owned(), addr, id: 1, serving: true }
+        Member {
+            name: name.to_owned(),
+            addr,
+            id: 1,
+            serving: true,
+        }
     }
 
     async fn until(schedulers: &Schedulers, what: impl Fn(&Schedulers) -> bool) {
@@ -293,13 +323,17 @@ mod tests {
                 changes.changed().await.unwrap();
             }
         };
-        tokio::time::timeout(DEADLINE, wait).await.expect("the pool reaches the state in time");
+        tokio::time::timeout(DEADLINE, wait)
+            .await
+            .expect("the pool reaches the state in time");
     }
 
     /// A task owned by the member of that name in the ring of all `names`.
     fn task_of(names: &[&str], owner: &str) -> TaskId {
         let ring = HashRing::new(names.iter().copied());
-        let found = (0..10_000).map(|n| format!("task-{n}")).find(|id| ring.owner(id) == Some(owner));
+        let found = (0..10_000)
+            .map(|n| format!("task-{n}"))
+            .find(|id| ring.owner(id) == Some(owner));
         found.unwrap().as_str().try_into().unwrap()
     }
 
@@ -310,15 +344,29 @@ mod tests {
         let (one, two) = (TestScheduler::start().await, TestScheduler::start().await);
         schedulers.set_members(vec![member("one", one.addr()), member("two", two.addr())]);
         let task = task_of(&["one", "two"], "one");
-        assert_eq!(*schedulers.for_task(&task).unwrap().addr, *one.addr().to_string());
+        assert_eq!(
+            *schedulers.for_task(&task).unwrap().addr,
+            *one.addr().to_string()
+        );
 
         let addr = one.addr();
         one.stop().await;
-        until(&schedulers, |pool| pool.for_task(&task).is_some_and(|s| *s.addr == *two.addr().to_string())).await;
+        until(&schedulers, |pool| {
+            pool.for_task(&task)
+                .is_some_and(|s| *s.addr == *two.addr().to_string())
+        })
+        .await;
 
         let _one = TestScheduler::start_at(addr).await;
-        until(&schedulers, |pool| pool.for_task(&task).is_some_and(|s| *s.addr == *addr.to_string())).await;
-        assert!(schedulers.for_task(&task).unwrap().generation > 0, "it may have forgotten this host");
+        until(&schedulers, |pool| {
+            pool.for_task(&task)
+                .is_some_and(|s| *s.addr == *addr.to_string())
+        })
+        .await;
+        assert!(
+            schedulers.for_task(&task).unwrap().generation > 0,
+            "it may have forgotten this host"
+        );
         assert!(shutdown.drain(DEADLINE).await.aborted.is_empty());
     }
 
@@ -331,7 +379,12 @@ mod tests {
         let generation = schedulers.all()[0].generation;
         schedulers.report_failure(&one.addr().to_string());
         assert!(schedulers.all().is_empty());
-        until(&schedulers, |pool| pool.all().first().is_some_and(|s| s.generation > generation)).await;
+        until(&schedulers, |pool| {
+            pool.all()
+                .first()
+                .is_some_and(|s| s.generation > generation)
+        })
+        .await;
         schedulers.report_failure("nonsense");
         schedulers.report_failure("192.0.2.1:1");
     }
@@ -343,8 +396,14 @@ mod tests {
         let task = "abc".parse().unwrap();
         assert!(schedulers.for_task(&task).is_none());
         let addr = "127.0.0.1:1".parse().unwrap();
-        schedulers.set_members(vec![Member { serving: false, ..member("one", addr) }]);
-        assert!(schedulers.for_task(&task).is_none(), "it did not answer when it was listed");
+        schedulers.set_members(vec![Member {
+            serving: false,
+            ..member("one", addr)
+        }]);
+        assert!(
+            schedulers.for_task(&task).is_none(),
+            "it did not answer when it was listed"
+        );
     }
 
     #[tokio::test]
@@ -352,9 +411,17 @@ mod tests {
         let shutdown = Shutdown::new();
         let schedulers = Schedulers::new(Dialer::default(), &shutdown);
         let addr = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let members = [(1, 7), (2, 9), (3, 8)].map(|(port, id)| Member { id, ..member("same", addr(port)) });
+        let members = [(1, 7), (2, 9), (3, 8)].map(|(port, id)| Member {
+            id,
+            ..member("same", addr(port))
+        });
         schedulers.set_members(members.to_vec());
-        let all = schedulers.entries.lock().keys().copied().collect::<Vec<_>>();
+        let all = schedulers
+            .entries
+            .lock()
+            .keys()
+            .copied()
+            .collect::<Vec<_>>();
         assert_eq!(all, [addr(2)]);
         schedulers.set_members(vec![]);
         assert!(schedulers.all().is_empty());

@@ -9,7 +9,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use dragonfly_api::manager::v2::{ListSchedulersRequest, ListSchedulersResponse};
-use dragonfly_api::scheduler::v2::{AnnounceHostRequest, DeleteHostRequest, DeleteTaskRequest, StatTaskRequest};
+use dragonfly_api::scheduler::v2::{
+    AnnounceHostRequest, DeleteHostRequest, DeleteTaskRequest, StatTaskRequest,
+};
 use parking_lot::Mutex;
 use prost::Message;
 use runtime::grpc::{ServerOptions, server, spawn_tcp};
@@ -49,7 +51,11 @@ impl TestScheduler {
     pub(crate) async fn start_at(addr: SocketAddr) -> Self {
         let (tell, heard) = mpsc::unbounded_channel();
         let (addr, shutdown) = serve(addr, SchedulerService(tell));
-        Self { addr, shutdown, heard }
+        Self {
+            addr,
+            shutdown,
+            heard,
+        }
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
@@ -59,7 +65,9 @@ impl TestScheduler {
     /// The next thing that it is told.
     pub(crate) async fn hears(&mut self) -> Heard {
         let heard = tokio::time::timeout(DEADLINE, self.heard.recv()).await;
-        heard.expect("the scheduler is told something in time").unwrap()
+        heard
+            .expect("the scheduler is told something in time")
+            .unwrap()
     }
 
     pub(crate) fn try_hears(&mut self) -> Option<Heard> {
@@ -87,10 +95,17 @@ struct ManagerState {
 
 impl TestManager {
     pub(crate) async fn start(answer: Option<ListSchedulersResponse>) -> Self {
-        let state = Arc::new(Mutex::new(ManagerState { answer, asked: vec![] }));
+        let state = Arc::new(Mutex::new(ManagerState {
+            answer,
+            asked: vec![],
+        }));
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let (addr, shutdown) = serve(any, ManagerService(state.clone()));
-        Self { addr, shutdown, state }
+        Self {
+            addr,
+            shutdown,
+            state,
+        }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -128,7 +143,13 @@ where
     let (_, health) = runtime::grpc::health();
     let routes = Routes::new(service).add_service(health);
     let shutdown = Shutdown::new();
-    spawn_tcp("test server", server(&ServerOptions::default()).unwrap(), routes, listener, &shutdown);
+    spawn_tcp(
+        "test server",
+        server(&ServerOptions::default()).unwrap(),
+        routes,
+        listener,
+        &shutdown,
+    );
     (addr, shutdown)
 }
 
@@ -170,7 +191,10 @@ impl Service<http::Request<Body>> for SchedulerService {
             "StatTask" => unary(request, move |it: StatTaskRequest| {
                 let id = it.task_id.clone();
                 note(Heard::StatTask(it))?;
-                Ok(dragonfly_api::common::v2::Task { id, ..Default::default() })
+                Ok(dragonfly_api::common::v2::Task {
+                    id,
+                    ..Default::default()
+                })
             }),
             _ => Box::pin(async { Ok(Status::unimplemented("not in this test").into_http()) }),
         }
@@ -191,12 +215,18 @@ impl Service<http::Request<Body>> for ManagerService {
         unary(request, move |it: ListSchedulersRequest| {
             let mut state = state.lock();
             state.asked.push(it);
-            state.answer.clone().ok_or_else(|| Status::not_found("no scheduler is registered"))
+            state
+                .answer
+                .clone()
+                .ok_or_else(|| Status::not_found("no scheduler is registered"))
         })
     }
 }
 
-fn unary<Q, A>(request: http::Request<Body>, answer: impl FnOnce(Q) -> Result<A, Status> + Send + 'static) -> Answer
+fn unary<Q, A>(
+    request: http::Request<Body>,
+    answer: impl FnOnce(Q) -> Result<A, Status> + Send + 'static,
+) -> Answer
 where
     Q: Message + Default + Send + 'static,
     A: Message + Send + Sync + 'static,
@@ -216,6 +246,8 @@ where
     }
     Box::pin(async move {
         let mut grpc = Grpc::new(ProstCodec::<A, Q>::default());
-        Ok(grpc.unary(Once(Some(answer), std::marker::PhantomData), request).await)
+        Ok(grpc
+            .unary(Once(Some(answer), std::marker::PhantomData), request)
+            .await)
     })
 }

@@ -190,7 +190,9 @@ fn upload(section: &Section<'_>, listen: Listen) -> Upload {
 
 fn manager(section: &Section<'_>) -> Option<Manager> {
     let tls = TlsFiles::from_section(section);
-    let addr = section.get::<String>("addr").filter(|addr| !addr.is_empty())?;
+    let addr = section
+        .get::<String>("addr")
+        .filter(|addr| !addr.is_empty())?;
     let is_http = |uri: &http::Uri| {
         matches!(uri.scheme_str(), Some("http" | "https")) && uri.authority().is_some()
     };
@@ -277,11 +279,18 @@ fn backend(section: &Section<'_>) -> Backend {
 
 fn gc(section: &Section<'_>) -> Gc {
     let policy = section.section("policy");
-    let high = percent_of(&policy, ["diskHighThresholdPercent", "distHighThresholdPercent"], 80);
+    let high = percent_of(
+        &policy,
+        ["diskHighThresholdPercent", "distHighThresholdPercent"],
+        80,
+    );
     let low_keys = ["diskLowThresholdPercent", "distLowThresholdPercent"];
     let low = percent_of(&policy, low_keys, 60.min(high));
     if low > high {
-        let key = low_keys.into_iter().find(|key| policy.has(key)).unwrap_or(low_keys[0]);
+        let key = low_keys
+            .into_iter()
+            .find(|key| policy.has(key))
+            .unwrap_or(low_keys[0]);
         policy.mistake(key, "a percentage not above diskHighThresholdPercent");
     }
     Gc {
@@ -301,7 +310,11 @@ fn gc(section: &Section<'_>) -> Gc {
 
 /// A percentage under its name or under the misspelling that v2 once had.
 fn percent_of(policy: &Section<'_>, keys: [&'static str; 2], default: u8) -> u8 {
-    let key = if policy.has(keys[0]) { keys[0] } else { keys[1] };
+    let key = if policy.has(keys[0]) {
+        keys[0]
+    } else {
+        keys[1]
+    };
     policy.has(keys[1]);
     policy.checked(key, default, "a percentage from 1 to 100", |value| {
         (1..=100).contains(value)
@@ -346,9 +359,11 @@ fn rule(section: &Section<'_>) -> ProxyRule {
         ),
         use_tls: section.get_or("useTLS", false),
         redirect: text(section, "redirect"),
-        filtered_query_params: section
-            .list("filteredQueryParams")
-            .unwrap_or_else(|| protocol::DEFAULT_FILTERED_QUERY_PARAMS.map(str::to_owned).to_vec()),
+        filtered_query_params: section.list("filteredQueryParams").unwrap_or_else(|| {
+            protocol::DEFAULT_FILTERED_QUERY_PARAMS
+                .map(str::to_owned)
+                .to_vec()
+        }),
         always_schedule: section.one_of(
             "schedulingPolicy",
             false,

@@ -53,7 +53,12 @@ impl ManagerSource {
     ///
     /// # Errors
     /// The address is none.
-    pub fn new(addr: &str, asker: Asker, manager: &Dialer, schedulers: Dialer) -> Result<Self, DynconfigError> {
+    pub fn new(
+        addr: &str,
+        asker: Asker,
+        manager: &Dialer,
+        schedulers: Dialer,
+    ) -> Result<Self, DynconfigError> {
         let source_type = match asker.role {
             HostRole::Normal => SourceType::PeerSource,
             HostRole::Seed => SourceType::SeedPeerSource,
@@ -81,16 +86,25 @@ impl ManagerSource {
     }
 
     pub(super) async fn list(&self) -> Result<Listing, DynconfigError> {
-        let mut client = ManagerClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_LEN_MAX);
+        let mut client =
+            ManagerClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_LEN_MAX);
         let mut request = Request::new(self.request.clone());
         request.set_timeout(LIST_MAX);
-        let silent = |reason| DynconfigError::Silent { addr: self.addr.clone(), reason };
+        let silent = |reason| DynconfigError::Silent {
+            addr: self.addr.clone(),
+            reason,
+        };
         let answer = tokio::time::timeout(LIST_MAX, client.list_schedulers(request)).await;
         let schedulers = match answer {
             Err(_) => return Err(silent(format!("no answer within {} s", LIST_MAX.as_secs()))),
-            Ok(Err(status)) if dial::is_silence(&status) => return Err(silent(dial::reason(&status))),
+            Ok(Err(status)) if dial::is_silence(&status) => {
+                return Err(silent(dial::reason(&status)));
+            }
             Ok(Err(status)) => {
-                return Err(DynconfigError::Refused { addr: self.addr.clone(), reason: dial::reason(&status) });
+                return Err(DynconfigError::Refused {
+                    addr: self.addr.clone(),
+                    reason: dial::reason(&status),
+                });
             }
             Ok(Ok(answer)) => answer.into_inner().schedulers,
         };
@@ -99,38 +113,62 @@ impl ManagerSource {
 
     /// The cluster of the first scheduler that serves (else of the first), with its block list.
     async fn choose(&self, schedulers: Vec<Scheduler>) -> Listing {
-        let listed: Vec<(Scheduler, SocketAddr)> =
-            schedulers.into_iter().filter_map(|scheduler| address(&scheduler).map(|addr| (scheduler, addr))).collect();
-        let checks = listed.iter().map(|(_, addr)| dial::health(self.dialer.lazy(*addr)));
-        let serving: Vec<bool> =
-            join_all(checks).await.into_iter().map(|health| matches!(health, Health::Serving)).collect();
+        let listed: Vec<(Scheduler, SocketAddr)> = schedulers
+            .into_iter()
+            .filter_map(|scheduler| address(&scheduler).map(|addr| (scheduler, addr)))
+            .collect();
+        let checks = listed
+            .iter()
+            .map(|(_, addr)| dial::health(self.dialer.lazy(*addr)));
+        let serving: Vec<bool> = join_all(checks)
+            .await
+            .into_iter()
+            .map(|health| matches!(health, Health::Serving))
+            .collect();
         let first = serving.iter().position(|serving| *serving).unwrap_or(0);
         let Some((leader, _)) = listed.get(first) else {
             return Listing::default();
         };
         let cluster_id = leader.scheduler_cluster_id;
-        let block_list = leader.scheduler_cluster.as_ref().map(|cluster| match self.role {
-            HostRole::Normal => cluster.client_config.clone(),
-            HostRole::Seed => cluster.seed_client_config.clone(),
-        });
+        let block_list = leader
+            .scheduler_cluster
+            .as_ref()
+            .map(|cluster| match self.role {
+                HostRole::Normal => cluster.client_config.clone(),
+                HostRole::Seed => cluster.seed_client_config.clone(),
+            });
         let members = listed
             .iter()
             .zip(serving)
             .filter(|((scheduler, _), _)| scheduler.scheduler_cluster_id == cluster_id)
             .map(|((scheduler, addr), serving)| member(scheduler, *addr, serving))
             .collect();
-        Listing { members, block_list: block_list.unwrap_or_default() }
+        Listing {
+            members,
+            block_list: block_list.unwrap_or_default(),
+        }
     }
 }
 
 /// `None` for an address that is none: such a scheduler is skipped, as in v2.
 fn address(scheduler: &Scheduler) -> Option<SocketAddr> {
     let ip: IpAddr = scheduler.ip.parse().ok()?;
-    let port = u16::try_from(scheduler.port).ok().filter(|port| *port > 0)?;
+    let port = u16::try_from(scheduler.port)
+        .ok()
+        .filter(|port| *port > 0)?;
     Some(SocketAddr::new(ip, port))
 }
 
 fn member(scheduler: &Scheduler, addr: SocketAddr, serving: bool) -> Member {
-    let name = if scheduler.hostname.is_empty() { addr.to_string() } else { scheduler.hostname.clone() };
-    Member { name, addr, id: scheduler.id, serving }
+    let name = if scheduler.hostname.is_empty() {
+        addr.to_string()
+    } else {
+        scheduler.hostname.clone()
+    };
+    Member {
+        name,
+        addr,
+        id: scheduler.id,
+        serving,
+    }
 }

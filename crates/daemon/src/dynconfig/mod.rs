@@ -54,7 +54,9 @@ pub enum DynconfigError {
     #[error("manager.addr: {0}")]
     Address(#[from] DialError),
     /// The manager did not answer.
-    #[error("manager {addr} does not answer: {reason}: check manager.addr and that the manager runs")]
+    #[error(
+        "manager {addr} does not answer: {reason}: check manager.addr and that the manager runs"
+    )]
     Silent {
         /// Its address.
         addr: String,
@@ -62,7 +64,9 @@ pub enum DynconfigError {
         reason: String,
     },
     /// The manager answered with an error.
-    #[error("manager {addr} gives no schedulers: {reason}: check that a scheduler of this cluster is registered there")]
+    #[error(
+        "manager {addr} gives no schedulers: {reason}: check that a scheduler of this cluster is registered there"
+    )]
     Refused {
         /// Its address.
         addr: String,
@@ -73,7 +77,9 @@ pub enum DynconfigError {
     #[error(transparent)]
     File(#[from] ConfigError),
     /// A scheduler's name has no address.
-    #[error("scheduler {addr} cannot be resolved: {reason}: check scheduler.addr in the dynconfig file and DNS")]
+    #[error(
+        "scheduler {addr} cannot be resolved: {reason}: check scheduler.addr in the dynconfig file and DNS"
+    )]
     Resolve {
         /// As written.
         addr: String,
@@ -170,7 +176,12 @@ impl Dynconfig {
 
     async fn first(&self) -> Result<(), DynconfigError> {
         let stored = self.stored.read();
-        let deadline = Instant::now() + if stored.is_some() { START_MAX_WITH_STORED } else { START_MAX };
+        let deadline = Instant::now()
+            + if stored.is_some() {
+                START_MAX_WITH_STORED
+            } else {
+                START_MAX
+            };
         let mut pause = Duration::from_millis(100);
         let error = loop {
             let error = match tokio::time::timeout_at(deadline, self.refresh()).await {
@@ -242,14 +253,24 @@ impl Source {
     fn too_slow(&self) -> DynconfigError {
         let reason = "no answer in time".to_owned();
         match self {
-            Self::Manager(manager) => DynconfigError::Silent { addr: manager.addr().to_owned(), reason },
-            Self::File(file) => DynconfigError::Resolve { addr: format!("in {}", file.name()), reason },
+            Self::Manager(manager) => DynconfigError::Silent {
+                addr: manager.addr().to_owned(),
+                reason,
+            },
+            Self::File(file) => DynconfigError::Resolve {
+                addr: format!("in {}", file.name()),
+                reason,
+            },
         }
     }
 }
 
 fn next_pause(pause: Duration, most: Duration) -> Duration {
-    if pause >= most { RETRY_MIN.min(most) } else { (pause * 2).min(most) }
+    if pause >= most {
+        RETRY_MIN.min(most)
+    } else {
+        (pause * 2).min(most)
+    }
 }
 
 /// Less up to a tenth, so that the daemons of a cluster do not ask in step.

@@ -44,7 +44,10 @@ struct RecordedMember {
 
 impl Place {
     pub(super) fn new(data_dir: &Path, source: String) -> Self {
-        Self { file: data_dir.join("dynconfig.json"), source }
+        Self {
+            file: data_dir.join("dynconfig.json"),
+            source,
+        }
     }
 
     /// The record, if there is a good one.
@@ -66,7 +69,10 @@ impl Place {
             id: member.id,
             serving: true,
         });
-        Some(Listing { members: members.collect(), block_list: record.block_list.into_bytes() })
+        Some(Listing {
+            members: members.collect(),
+            block_list: record.block_list.into_bytes(),
+        })
     }
 
     /// Replaces the record; a failure is only reported, since the daemon works without it.
@@ -103,7 +109,11 @@ impl Place {
 fn same(stored: &Listing, listing: &Listing) -> bool {
     stored.block_list == listing.block_list
         && stored.members.len() == listing.members.len()
-        && stored.members.iter().zip(&listing.members).all(|(stored, listed)| {
-            (&stored.name, stored.addr, stored.id) == (&listed.name, listed.addr, listed.id)
-        })
+        && stored
+            .members
+            .iter()
+            .zip(&listing.members)
+            .all(|(stored, listed)| {
+                (&stored.name, stored.addr, stored.id) == (&listed.name, listed.addr, listed.id)
+            })
 }

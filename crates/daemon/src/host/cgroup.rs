@@ -23,7 +23,9 @@ pub(super) fn in_container() -> bool {
     ];
     const RUNTIMES: [&str; 5] = ["docker", "containerd", "podman", "lxc", "kubepods"];
     Path::new("/.dockerenv").exists()
-        || VARIABLES.iter().any(|name| std::env::var_os(name).is_some())
+        || VARIABLES
+            .iter()
+            .any(|name| std::env::var_os(name).is_some())
         || {
             let groups = text("/proc/self/cgroup");
             RUNTIMES.iter().any(|name| groups.contains(name))
@@ -70,7 +72,11 @@ fn parse_cpu_max(line: &str) -> Option<(i64, u64)> {
 }
 
 fn parse_limit(text: &str) -> Option<i64> {
-    if text == "max" { Some(-1) } else { text.parse().ok() }
+    if text == "max" {
+        Some(-1)
+    } else {
+        text.parse().ok()
+    }
 }
 
 fn value_of(text: &str, name: &str) -> Option<u64> {

@@ -231,16 +231,34 @@ pub fn disk_space(path: &std::path::Path) -> (u64, u64) {
 /// The name that the system gives this host.
 pub fn system_hostname() -> String {
     let name = procfs::line("/proc/sys/kernel/hostname");
-    if name.is_empty() { "localhost".to_owned() } else { name }
+    if name.is_empty() {
+        "localhost".to_owned()
+    } else {
+        name
+    }
 }
 
 /// The address that others most likely reach this host by: that of the default route, else the first that is not
 /// loopback, else loopback. Sends nothing.
 pub fn default_ip(prefer_ipv6: bool) -> IpAddr {
-    let v4 = || routed(SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 9)), Ipv4Addr::UNSPECIFIED.into());
+    let v4 = || {
+        routed(
+            SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 9)),
+            Ipv4Addr::UNSPECIFIED.into(),
+        )
+    };
     let documentation = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
-    let v6 = || routed(SocketAddr::from((documentation, 9)), Ipv6Addr::UNSPECIFIED.into());
-    let found = if prefer_ipv6 { v6().or_else(v4) } else { v4().or_else(v6) };
+    let v6 = || {
+        routed(
+            SocketAddr::from((documentation, 9)),
+            Ipv6Addr::UNSPECIFIED.into(),
+        )
+    };
+    let found = if prefer_ipv6 {
+        v6().or_else(v4)
+    } else {
+        v4().or_else(v6)
+    };
     found
         .or_else(|| interface::first_address(prefer_ipv6))
         .unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
@@ -261,9 +279,8 @@ pub fn host_type(role: HostRole, announce_as_super: bool) -> u32 {
 }
 
 fn cpu(before: Option<&Reading>, now: &Reading, in_container: bool) -> v2::Cpu {
-    let logical = std::thread::available_parallelism().map_or(1, |count| {
-        u32::try_from(count.get()).unwrap_or(u32::MAX)
-    });
+    let logical = std::thread::available_parallelism()
+        .map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX));
     let before = before.filter(|before| now.at - before.at >= SPAN_MIN);
     let (used, process) = before.map_or((0.0, 0.0), |before| {
         let total = now.cpu.total.saturating_sub(before.cpu.total);
@@ -279,10 +296,12 @@ fn cpu(before: Option<&Reading>, now: &Reading, in_container: bool) -> v2::Cpu {
         process_percent: process,
         times: None,
         cgroup: in_container
-            .then(|| cgroup::cpu(before.and_then(|before| {
-                let usec = now.cgroup_cpu_usec?.saturating_sub(before.cgroup_cpu_usec?);
-                Some((usec, now.at - before.at))
-            })))
+            .then(|| {
+                cgroup::cpu(before.and_then(|before| {
+                    let usec = now.cgroup_cpu_usec?.saturating_sub(before.cgroup_cpu_usec?);
+                    Some((usec, now.at - before.at))
+                }))
+            })
             .flatten(),
     }
 }
@@ -319,9 +338,16 @@ fn name(hostname: &str) -> String {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a percentage needs no more than 52 bits")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a percentage needs no more than 52 bits"
+)]
 fn percent(part: u64, whole: u64) -> f64 {
-    if whole == 0 { 0.0 } else { (part as f64 / whole as f64 * 100.0).min(100.0) }
+    if whole == 0 {
+        0.0
+    } else {
+        (part as f64 / whole as f64 * 100.0).min(100.0)
+    }
 }
 
 /// The growth of a counter per second; 0 when it was reset meanwhile.
@@ -337,7 +363,12 @@ mod tests {
     use crate::identity::Ports;
 
     fn monitor() -> HostMonitor {
-        let ports = Ports { upload: 4000, piece_tcp: 4005, piece_quic: 4006, proxy: 4001 };
+        let ports = Ports {
+            upload: 4000,
+            piece_tcp: 4005,
+            piece_quic: 4006,
+            proxy: 4001,
+        };
         let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let identity = Identity::new(ip, "here", HostRole::Seed, ports);
         HostMonitor::new(
@@ -358,12 +389,24 @@ mod tests {
     fn an_announcement_tells_the_truth_about_this_host() {
         let host = monitor().announcement();
         assert_eq!(host.id, "127.0.0.1-here-seed");
-        assert_eq!((host.port, host.download_port, host.proxy_port), (4000, 4000, 4001));
+        assert_eq!(
+            (host.port, host.download_port, host.proxy_port),
+            (4000, 4000, 4001)
+        );
         let memory = host.memory.unwrap();
-        assert!(memory.total > 1 << 20 && memory.available <= memory.total, "{memory:?}");
-        assert!(memory.process_used_percent > 0.0 && memory.used_percent <= 100.0, "{memory:?}");
+        assert!(
+            memory.total > 1 << 20 && memory.available <= memory.total,
+            "{memory:?}"
+        );
+        assert!(
+            memory.process_used_percent > 0.0 && memory.used_percent <= 100.0,
+            "{memory:?}"
+        );
         let disk = host.disk.unwrap();
-        assert!(disk.total > 0 && disk.used + disk.free == disk.total, "{disk:?}");
+        assert!(
+            disk.total > 0 && disk.used + disk.free == disk.total,
+            "{disk:?}"
+        );
         let cpu = host.cpu.unwrap();
         assert!(cpu.logical_count >= 1 && cpu.physical_count >= 1, "{cpu:?}");
         let network = host.network.unwrap();

@@ -144,7 +144,13 @@ mod tests {
     #[test]
     fn proc_files_are_understood() {
         let stat = "cpu  10 1 4 80 5 0 0 0 3 0\ncpu0 1 1 1 1\n";
-        assert_eq!(parse_cpu_ticks(stat), CpuTicks { total: 100, busy: 15 });
+        assert_eq!(
+            parse_cpu_ticks(stat),
+            CpuTicks {
+                total: 100,
+                busy: 15
+            }
+        );
         assert_eq!(parse_cpu_ticks(""), CpuTicks::default());
         let process = "42 (a) b) S 1 2 3 4 5 6 7 8 9 10 77 23 0 0 20";
         assert_eq!(parse_process_ticks(process), 100);

@@ -30,7 +30,9 @@ pub enum Authority {
 #[non_exhaustive]
 pub enum CallerError {
     /// The daemon cannot act as this user.
-    #[error("this daemon runs as user {daemon} and cannot write files as user {caller}: write the content yourself (dfget -O -), or run the daemon as root or as user {caller}")]
+    #[error(
+        "this daemon runs as user {daemon} and cannot write files as user {caller}: write the content yourself (dfget -O -), or run the daemon as root or as user {caller}"
+    )]
     OtherUser {
         /// The daemon's user.
         daemon: u32,
@@ -38,7 +40,9 @@ pub enum CallerError {
         caller: u32,
     },
     /// The system did not let us.
-    #[error("cannot act as user {uid}: {error}: does the daemon run with CAP_SETUID and CAP_SETGID?")]
+    #[error(
+        "cannot act as user {uid}: {error}: does the daemon run with CAP_SETUID and CAP_SETGID?"
+    )]
     Identity {
         /// The caller's user.
         uid: u32,
@@ -84,7 +88,10 @@ impl Caller {
         match self.authority()? {
             Authority::AsDaemon => Ok(work()),
             Authority::AsCaller => {
-                let failed = |error| CallerError::Identity { uid: self.uid, error };
+                let failed = |error| CallerError::Identity {
+                    uid: self.uid,
+                    error,
+                };
                 std::thread::scope(|scope| {
                     let thread = std::thread::Builder::new().name(format!("as user {}", self.uid));
                     let running = thread.spawn_scoped(scope, || {

@@ -62,7 +62,9 @@ pub enum OutputError {
         reason: &'static str,
     },
     /// The configuration allows output elsewhere only.
-    #[error("output path {path:?} is not below one of download.outputRoots: choose another path or extend that list")]
+    #[error(
+        "output path {path:?} is not below one of download.outputRoots: choose another path or extend that list"
+    )]
     OutsideRoots {
         /// As given.
         path: PathBuf,
@@ -79,13 +81,17 @@ pub enum OutputError {
         error: io::Error,
     },
     /// There is something already.
-    #[error("output path {path:?} exists already: choose another path, remove it, or allow overwriting")]
+    #[error(
+        "output path {path:?} exists already: choose another path, remove it, or allow overwriting"
+    )]
     Exists {
         /// As given.
         path: PathBuf,
     },
     /// Only who may write to the store gets a hard link into it.
-    #[error("output path {path:?}: a hard link to the store's file is only made for root or the daemon's user, not for user {uid}: leave force_hard_link out to get a copy")]
+    #[error(
+        "output path {path:?}: a hard link to the store's file is only made for root or the daemon's user, not for user {uid}: leave force_hard_link out to get a copy"
+    )]
     HardLinkDenied {
         /// As given.
         path: PathBuf,
@@ -93,13 +99,17 @@ pub enum OutputError {
         uid: u32,
     },
     /// Hard links do not cross filesystems.
-    #[error("output path {path:?} is on another filesystem than storage.dir, so that no hard link can be made: choose a path on the same one or allow a copy")]
+    #[error(
+        "output path {path:?} is on another filesystem than storage.dir, so that no hard link can be made: choose a path on the same one or allow a copy"
+    )]
     OtherFilesystem {
         /// As given.
         path: PathBuf,
     },
     /// The content is not what the caller expects; nothing was written.
-    #[error("content of task {task_id} has digest {got}, expected {want}: the origin has something else, or the expectation is wrong; no file was written")]
+    #[error(
+        "content of task {task_id} has digest {got}, expected {want}: the origin has something else, or the expectation is wrong; no file was written"
+    )]
     Digest {
         /// The task.
         task_id: protocol::TaskId,
@@ -143,22 +153,36 @@ impl Output {
     ///
     /// # Errors
     /// See [`OutputError`].
-    pub fn open(request: OutputRequest, caller: Caller, roots: &[PathBuf]) -> Result<Self, OutputError> {
+    pub fn open(
+        request: OutputRequest,
+        caller: Caller,
+        roots: &[PathBuf],
+    ) -> Result<Self, OutputError> {
         let path = &request.path;
         let (parent, name) = split(path)?;
         let authority = caller.authority()?;
         if request.force_hard_link && authority == Authority::AsCaller {
-            return Err(OutputError::HardLinkDenied { path: path.clone(), uid: caller.uid });
+            return Err(OutputError::HardLinkDenied {
+                path: path.clone(),
+                uid: caller.uid,
+            });
         }
-        let folder = caller.run(|| open_folder(parent))?.map_err(|error| OutputError::Folder {
-            path: path.clone(),
-            uid: caller.uid,
-            error: error.into(),
-        })?;
+        let folder = caller
+            .run(|| open_folder(parent))?
+            .map_err(|error| OutputError::Folder {
+                path: path.clone(),
+                uid: caller.uid,
+                error: error.into(),
+            })?;
         if !is_below(&folder, roots) {
             return Err(OutputError::OutsideRoots { path: path.clone() });
         }
-        Ok(Self { name: name.to_owned(), folder, caller, request })
+        Ok(Self {
+            name: name.to_owned(),
+            folder,
+            caller,
+            request,
+        })
     }
 
     /// Checks what can only be checked when the task is known and before it is downloaded: whether something else is in
@@ -181,7 +205,11 @@ impl Output {
             }
             Err(Errno::NOENT) => {}
             Err(error) => {
-                return Err(OutputError::Folder { path: path(), uid: self.caller.uid, error: error.into() });
+                return Err(OutputError::Folder {
+                    path: path(),
+                    uid: self.caller.uid,
+                    error: error.into(),
+                });
             }
         }
         if self.request.force_hard_link {
@@ -231,8 +259,13 @@ impl Output {
         let path = self.request.path.clone();
         match error {
             ExportError::Exists { .. } => OutputError::Exists { path },
-            ExportError::NotAFile { .. } => OutputError::Path { path, reason: "it is a directory" },
-            ExportError::NoHardLink { reason, .. } => OutputError::Export(ExportError::NoHardLink { path, reason }),
+            ExportError::NotAFile { .. } => OutputError::Path {
+                path,
+                reason: "it is a directory",
+            },
+            ExportError::NoHardLink { reason, .. } => {
+                OutputError::Export(ExportError::NoHardLink { path, reason })
+            }
             ExportError::Disk(error) => OutputError::Folder {
                 path,
                 uid: self.caller.uid,
@@ -245,7 +278,10 @@ impl Output {
 
 /// Folder and file name of an absolute path.
 fn split(path: &Path) -> Result<(&Path, &std::ffi::OsStr), OutputError> {
-    let refused = |reason| OutputError::Path { path: path.to_owned(), reason };
+    let refused = |reason| OutputError::Path {
+        path: path.to_owned(),
+        reason,
+    };
     let bytes = path.as_os_str().as_encoded_bytes();
     if bytes.len() > PATH_LEN_MAX {
         return Err(refused("it is longer than 4096 bytes"));
@@ -269,7 +305,13 @@ fn split(path: &Path) -> Result<(&Path, &std::ffi::OsStr), OutputError> {
 fn open_folder(folder: &Path) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     // Magic links (/proc/self/fd/..., /proc/1/root) would lead to what this process has open, past every permission.
-    let opened = rustix::fs::openat2(CWD, folder, flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS)?;
+    let opened = rustix::fs::openat2(
+        CWD,
+        folder,
+        flags,
+        Mode::empty(),
+        ResolveFlags::NO_MAGICLINKS,
+    )?;
     let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
     rustix::fs::accessat(&opened, ".", access, AtFlags::EACCESS)?;
     Ok(opened)
@@ -283,23 +325,36 @@ fn is_below(folder: &OwnedFd, roots: &[PathBuf]) -> bool {
     let Ok(real) = std::fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd())) else {
         return false;
     };
-    roots.iter().filter_map(|root| root.canonicalize().ok()).any(|root| real.starts_with(root))
+    roots
+        .iter()
+        .filter_map(|root| root.canonicalize().ok())
+        .any(|root| real.starts_with(root))
 }
 
 fn stat(file: &File, task: &Task) -> Result<rustix::fs::Stat, OutputError> {
-    rustix::fs::fstat(file).map_err(|error| OutputError::Read { task_id: task.id().clone(), error: error.into() })
+    rustix::fs::fstat(file).map_err(|error| OutputError::Read {
+        task_id: task.id().clone(),
+        error: error.into(),
+    })
 }
 
 fn check_digest(task: &Task, want: &Digest) -> Result<(), OutputError> {
     let file: Arc<File> = task.content_file();
     let length = task.geometry().content_length();
-    let read = |error| OutputError::Read { task_id: task.id().clone(), error };
+    let read = |error| OutputError::Read {
+        task_id: task.id().clone(),
+        error,
+    };
     let mut hasher = DigestHasher::new(want.algorithm());
-    let mut buffer = vec![0; DIGEST_BUFFER_LEN.min(usize::try_from(length).unwrap_or(DIGEST_BUFFER_LEN))];
+    let mut buffer =
+        vec![0; DIGEST_BUFFER_LEN.min(usize::try_from(length).unwrap_or(DIGEST_BUFFER_LEN))];
     let mut offset = 0;
     while offset < length {
-        let wanted = usize::try_from(length - offset).unwrap_or(buffer.len()).min(buffer.len());
-        file.read_exact_at(&mut buffer[..wanted], offset).map_err(read)?;
+        let wanted = usize::try_from(length - offset)
+            .unwrap_or(buffer.len())
+            .min(buffer.len());
+        file.read_exact_at(&mut buffer[..wanted], offset)
+            .map_err(read)?;
         hasher.update(&buffer[..wanted]);
         offset += wanted as u64;
     }
@@ -307,7 +362,11 @@ fn check_digest(task: &Task, want: &Digest) -> Result<(), OutputError> {
     if got == *want {
         Ok(())
     } else {
-        Err(OutputError::Digest { task_id: task.id().clone(), got, want: want.clone() })
+        Err(OutputError::Digest {
+            task_id: task.id().clone(),
+            got,
+            want: want.clone(),
+        })
     }
 }
 

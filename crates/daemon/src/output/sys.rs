@@ -8,7 +8,11 @@ const GROUPS_MAX: usize = 65536;
 
 /// SO_PEERCRED: effective user and group of the process that connected.
 pub(super) fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
-    let mut credentials = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    let mut credentials = libc::ucred {
+        pid: 0,
+        uid: u32::MAX,
+        gid: u32::MAX,
+    };
     let mut len = socklen(size_of::<libc::ucred>());
     // SAFETY: the descriptor is open for the borrow's time; `credentials` is valid for `len` bytes, which is its size, and
     // any bytes make a valid ucred.
@@ -50,7 +54,8 @@ pub(super) fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
         }
         let error = io::Error::last_os_error();
         // The kernel says how much room it needs.
-        if error.raw_os_error() != Some(libc::ERANGE) || count <= groups.len() || count > GROUPS_MAX {
+        if error.raw_os_error() != Some(libc::ERANGE) || count <= groups.len() || count > GROUPS_MAX
+        {
             return Err(error);
         }
         groups.resize(count, 0);
@@ -78,7 +83,11 @@ fn set_and_check(call: libc::c_long, id: u32) -> io::Result<()> {
         libc::syscall(call, id);
         libc::syscall(call, u32::MAX)
     };
-    if u32::try_from(now) == Ok(id) { Ok(()) } else { Err(io::Error::from(io::ErrorKind::PermissionDenied)) }
+    if u32::try_from(now) == Ok(id) {
+        Ok(())
+    } else {
+        Err(io::Error::from(io::ErrorKind::PermissionDenied))
+    }
 }
 
 fn socklen(len: usize) -> libc::socklen_t {
