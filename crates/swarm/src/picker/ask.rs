@@ -117,19 +117,16 @@ impl Picker {
         neighbour.usable().get(segment) && !party && self.is_allowed(at, segment)
     }
 
-    /// A piece whose digest was wrong comes from one neighbour alone the next time.
+    /// A piece whose digest was wrong comes from one neighbour alone the next time, as far as it can
+    /// give it.
     fn is_allowed(&self, at: usize, segment: u32) -> bool {
-        if self.sole.is_empty() {
-            return true;
-        }
-        let owner = self
-            .sole
-            .get(&self.segments.layout.piece_of(segment))
-            .copied()
-            .flatten();
-        let owner = owner
-            .and_then(|owner| self.find(owner))
-            .filter(|o| self.neighbours[*o].is_well(self.decided_at));
+        let piece = self.segments.layout.piece_of(segment);
+        let owner = self.sole.get(&piece).copied().flatten();
+        let can = |owner: &usize| {
+            let owner = &self.neighbours[*owner];
+            owner.is_well(self.decided_at) && owner.usable().get(segment)
+        };
+        let owner = owner.and_then(|owner| self.find(owner)).filter(can);
         owner.is_none_or(|owner| owner == at)
     }
 

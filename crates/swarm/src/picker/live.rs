@@ -153,6 +153,7 @@ impl Picker {
         let Some(live) = self.end(request) else {
             return;
         };
+        self.disown(live.piece, live.neighbour);
         let Some(at) = self.find(live.neighbour) else {
             return;
         };
@@ -186,6 +187,13 @@ impl Picker {
                 neighbour.lose(now);
             }
             Failure::BadData => self.ban(at),
+        }
+    }
+
+    /// The neighbour could not send the piece alone; another may try.
+    pub(super) fn disown(&mut self, piece: u32, neighbour: NeighbourId) {
+        if let Some(owner) = self.sole.get_mut(&piece) {
+            owner.take_if(|owner| *owner == neighbour);
         }
     }
 

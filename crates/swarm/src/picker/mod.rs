@@ -110,7 +110,8 @@ impl Picker {
                 }
             }
             PickerEvent::Granted { neighbour } => {
-                if let Some(at) = self.find(neighbour) {
+                let mesh = |at: &usize| self.neighbours[*at].kind == NeighbourKind::Mesh;
+                if let Some(at) = self.find(neighbour).filter(mesh) {
                     self.neighbours[at].sign_of_life(now);
                     self.neighbours[at].line = Line::Granted;
                 }

@@ -74,6 +74,7 @@ impl Picker {
             self.remaining(&self.live[index]),
         );
         let live = self.live.swap_remove(index);
+        self.disown(live.piece, live.neighbour);
         self.unbook(&live);
         self.live.push(Live {
             stalled: true,
@@ -194,7 +195,10 @@ impl Picker {
         if let Some(at) = self.find(neighbour) {
             remaining.for_each(|segment| self.neighbours[at].set_behind(now, segment));
         }
-        self.cancel_all(vec![id]);
+        if let Some(live) = self.end(id) {
+            self.disown(live.piece, neighbour);
+            self.pending.push(PickerAction::Cancel { request: id });
+        }
     }
 
     fn has_another_parent(&self, live: &Live, now: Duration) -> bool {
