@@ -15,6 +15,10 @@ CARGO ?= cargo
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed -n '1,/rustup/p'
 
+# What `--version` tells. Not for tests: a new commit would build everything anew.
+run build interop bench: export DRAGONFLY_GIT_COMMIT = $(shell git rev-parse --short=7 HEAD 2>/dev/null || echo unknown)
+run build interop bench: export DRAGONFLY_BUILD_TIME = $(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
+
 # Arguments reach the recipes through the environment, so that a URL may hold any character.
 export URL ARGS
 
@@ -53,16 +57,15 @@ unit:
 fuzz:
 	scripts/fuzz-brief.sh
 
-system:
-	scripts/system-tests.sh
+# Whole-system tests in Python that need more than one package; those of one package run with `unit`.
+system: $(wildcard tests/system/run.py)
+	$(if $^,scripts/with-programs.sh debug $^)
 
 # With the public client of Dragonfly v2, installed into a cache folder. Too slow for every run;
 # docs/compatibility.md keeps the last result.
-interop:
-	scripts/install-deps.sh test
-	tests/interop/run.sh $(ARGS)
+interop: deps
+	scripts/with-programs.sh release --v2 tests/interop/run.py $(ARGS)
 
 # The figures of bench/README.md, each beside its peer in one run.
-bench:
-	scripts/install-deps.sh test
-	bench/run.sh $(ARGS)
+bench: deps
+	scripts/with-programs.sh release --v2 bench/bench.py $(or $(ARGS),all)
