@@ -25,7 +25,7 @@ export URL ARGS
 run:
 	@scripts/install-deps.sh run
 	@$(CARGO) build --release --locked --bins -p dragonfly -p daemon -p tools
-	@exec $(CARGO) run --release --locked --quiet -p dragonfly -- demo $${URL:+--url "$$URL"} $(ARGS)
+	@exec "$${CARGO_TARGET_DIR:-target}/release/dragonfly" demo $${URL:+--url "$$URL"} $(ARGS)
 
 build:
 	$(CARGO) build --release --locked --bins

@@ -4,6 +4,7 @@
 # Builds our programs and runs COMMAND with DRAGONFLY_BIN set to their folder. With --v2 it also installs the public client of
 # Dragonfly v2 (once, into a cache folder, from its published crate) and sets DRAGONFLY_V2_BIN.
 set -euo pipefail
+cd "$(dirname "$0")/.."
 
 V2_VERSION=1.5.10
 
@@ -13,8 +14,7 @@ flags=()
 if [ "$profile" = release ]; then flags=(--release); fi
 cargo build --workspace --bins --examples --locked "${flags[@]}" >&2
 
-metadata=$(cargo metadata --format-version 1 --no-deps --locked)
-target=$(python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])' <<<"$metadata")
+target=$(realpath "${CARGO_TARGET_DIR:-target}")
 export DRAGONFLY_BIN="$target/$profile"
 
 if [ "${1:-}" = --v2 ]; then
