@@ -43,7 +43,7 @@ impl<H, T> Core<H, T> {
         let mut offered = self.draw_neighbours(key, count);
         let missing = self.missing_roots(key, &offered);
         offered.extend(missing);
-        let few = offered.len() + self.peers[key].neighbours.len() < self.policy.mesh_offer_count;
+        let few = offered.len() + self.giving_neighbour_count(key) < self.policy.mesh_offer_count;
         if few || !self.holds_data(&offered) {
             let wanted = if offered.is_empty() {
                 Wanted::Any
@@ -65,17 +65,14 @@ impl<H, T> Core<H, T> {
     /// Records that `key` was offered `others`, and tells those of them that wait for anybody.
     fn connect(&mut self, now: Time, key: PeerKey, others: &[PeerKey]) {
         self.add_edges(key, others);
-        let shares = !self.hosts[self.peers[key].host].disable_shared;
+        let shares = self.shares(key);
         for other in others.iter().copied() {
             if !self.peers[other].mesh {
                 continue;
             }
             self.peers[key].neighbours.push(other);
-            if !shares {
-                continue;
-            }
             self.peers[other].neighbours.push(key);
-            if self.peers[other].waiting_since.is_some() {
+            if shares && self.peers[other].waiting_since.is_some() {
                 self.answer(other, Answer::Parents(vec![key]));
             }
         }
@@ -217,7 +214,7 @@ impl<H, T> Core<H, T> {
             let count = self
                 .policy
                 .mesh_neighbour_min
-                .saturating_sub(self.peers[key].neighbours.len());
+                .saturating_sub(self.giving_neighbour_count(key));
             let mut others = self.draw_neighbours(key, count);
             let roots = self.missing_roots(key, &others);
             others.extend(roots.into_iter().filter(|root| self.peers[*root].mesh));
@@ -252,7 +249,18 @@ impl<H, T> Core<H, T> {
         let peer = &self.peers[key];
         peer.mesh
             && peer.state.wants_parents()
-            && peer.neighbours.len() < self.policy.mesh_neighbour_min
+            && self.giving_neighbour_count(key) < self.policy.mesh_neighbour_min
+    }
+
+    /// Neighbours from which `key` may fetch.
+    pub(crate) fn giving_neighbour_count(&self, key: PeerKey) -> usize {
+        let neighbours = self.peers[key].neighbours.iter();
+        neighbours.filter(|other| self.shares(**other)).count()
+    }
+
+    /// Whether the host of `key` gives to others.
+    pub(crate) fn shares(&self, key: PeerKey) -> bool {
+        !self.hosts[self.peers[key].host].disable_shared
     }
 
     fn may_be_neighbour(&self, other: PeerKey, key: PeerKey) -> bool {

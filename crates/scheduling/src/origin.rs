@@ -117,7 +117,6 @@ impl<H, T> Core<H, T> {
                 reader.peer != key
                     && !matches!(reader.phase, Phase::Reading { silent: true, .. })
                     && self.may_meet(reader.peer, key)
-                    && !self.peers[reader.peer].costs.is_bad()
             })
     }
 
@@ -261,26 +260,37 @@ impl<H, T> Core<H, T> {
 
     /// Appoints readers until everybody who needs one has one. Called when a task may have lost its last source.
     pub(crate) fn ensure_reader(&mut self, now: Time, task: TaskKey) {
-        if !self
+        if self
             .tasks
             .get(task)
-            .is_some_and(|task| !task.peers.is_empty())
+            .is_none_or(|task| task.peers.is_empty())
         {
             return;
         }
+        // If somebody must read, let it be one that serves the others.
+        if let Some(next) = self.next_reader(task, |core, key| core.shares(key)) {
+            self.appoint_next(now, next);
+        }
         self.wake(now, task);
-        // Everybody at a v2 peer asks by itself when its parents fail it; a mesh peer is told.
-        while let Some(next) = self.next_reader(task) {
-            if let Some(failure) = self.verdict_for(next) {
-                self.refuse(now, next, Refusal::Origin(failure));
-            } else {
-                self.appoint(now, next, BackToSourceReason::NextReader);
-            }
+        while let Some(next) = self.next_reader(task, |_, _| true) {
+            self.appoint_next(now, next);
         }
     }
 
-    /// The mesh peer that should read next: of those that nobody can serve, the one with most pieces.
-    fn next_reader(&self, task: TaskKey) -> Option<PeerKey> {
+    fn appoint_next(&mut self, now: Time, key: PeerKey) {
+        match self.verdict_for(key) {
+            Some(failure) => self.refuse(now, key, Refusal::Origin(failure)),
+            None => self.appoint(now, key, BackToSourceReason::NextReader),
+        }
+    }
+
+    /// The mesh peer that should read next: of those that nobody can serve, the one with most pieces. (Of v2 peers, who
+    /// waits is appointed when it is looked at, and the others ask by themselves when their parents fail them.)
+    fn next_reader(
+        &self,
+        task: TaskKey,
+        accept: impl Fn(&Self, PeerKey) -> bool,
+    ) -> Option<PeerKey> {
         let record = &self.tasks[task];
         let needy = |key: &PeerKey| {
             let peer = &self.peers[*key];
@@ -289,6 +299,7 @@ impl<H, T> Core<H, T> {
                 && !self.has_hope(*key)
                 && !self.has_holder(*key)
                 && self.may_read(*key)
+                && accept(self, *key)
         };
         let members = record.mesh.iter().copied().filter(needy);
         members.max_by_key(|key| {
@@ -457,11 +468,12 @@ impl<H, T> Core<H, T> {
             }
             // A seed that ended well without a word has fetched something that it keeps to itself.
             None => {}
-            Some(TriggerFailure::Seed) => {
-                if now.saturating_sub(trigger.first) < self.policy.seed_register_max {
-                    self.ask_seed(now, task, trigger);
-                }
+            Some(TriggerFailure::Seed)
+                if now.saturating_sub(trigger.first) < self.policy.seed_register_max =>
+            {
+                self.ask_seed(now, task, trigger);
             }
+            Some(TriggerFailure::Seed) => {}
         }
     }
 

@@ -64,10 +64,12 @@ impl<H, T> Core<H, T> {
         wanted: Wanted,
     ) -> bool {
         let parent = &self.peers[candidate];
-        self.may_meet(candidate, child)
-            && !(wanted == Wanted::V2 && parent.mesh)
+        let wanted_kind = wanted == Wanted::Any || !parent.mesh;
+        wanted_kind
+            && self.may_meet(candidate, child)
             && !self.peers[child].parents.contains(&candidate)
-            && !parent.costs.is_bad()
+            // A reader of the origin is judged by its silence: a second one would not be better off.
+            && (!parent.costs.is_bad() || self.tasks[task].is_reader(candidate))
             && !self.tasks[task].is_silent(candidate)
     }
 

@@ -131,7 +131,8 @@ impl<H, T> Core<H, T> {
             updated_at: now,
             piece_updated_at: now,
             finished_piece_count: 0,
-            origin_forbidden: origin == OriginWish::Forbidden,
+            // Whoever has everything has nothing to read.
+            origin_forbidden: origin == OriginWish::Forbidden || registration.metadata_only,
             credentials: registration.credentials,
             stream: Some(stream),
             waiting_since: None,

@@ -45,7 +45,8 @@ impl<H, T> Core<H, T> {
         {
             return;
         }
-        let connected = mesh && !self.peers[key].neighbours.is_empty();
+        let connected =
+            mesh && (self.giving_neighbour_count(key) > 0 || !self.peers[key].parents.is_empty());
         if connected && self.has_holder(key) {
             self.peers[key].waiting_since = None;
         } else if self.has_hope(key) {
@@ -65,6 +66,8 @@ impl<H, T> Core<H, T> {
         if let Some(failure) = self.verdict_for(key) {
             return self.refuse(now, key, Refusal::Origin(failure));
         }
+        let since = self.peers[key].waiting_since.unwrap_or(now);
+        let overdue = since + self.policy.wait_max() <= now;
         let forbidden = self.peers[key].origin_forbidden;
         if !self.is_seed(key) && self.seed_ring.is_available() {
             let seed_first = match occasion {
@@ -76,7 +79,8 @@ impl<H, T> Core<H, T> {
                 }
                 Occasion::Registered(Priority::OriginFirst) => false,
                 Occasion::Registered(Priority::SeedFirst) => true,
-                _ => forbidden,
+                // A peer that must not read has seeds asked for it, within its bound.
+                _ => forbidden && !overdue,
             };
             if seed_first && self.trigger_seed(now, key) {
                 return self.wait(now, key);
@@ -91,7 +95,6 @@ impl<H, T> Core<H, T> {
             };
             return self.appoint(now, key, reason);
         }
-        let since = self.peers[key].waiting_since.unwrap_or(now);
         if since + self.policy.refuse_after() <= now {
             return self.refuse(now, key, Refusal::NoParents);
         }
@@ -115,7 +118,7 @@ impl<H, T> Core<H, T> {
         let known = match occasion {
             // Whoever complains is short of something, whatever it has.
             Occasion::Rescheduled => 0,
-            _ => self.peers[key].neighbours.len(),
+            _ => self.giving_neighbour_count(key),
         };
         let count = self.policy.mesh_offer_count.saturating_sub(known);
         self.offer_neighbours(now, key, count)
@@ -151,7 +154,11 @@ impl<H, T> Core<H, T> {
             return;
         };
         record.waiting_due = None;
-        for key in std::mem::take(&mut record.waiting) {
+        let mut waiting = std::mem::take(&mut record.waiting);
+        // If one of them must read the origin, let it be one that serves the others.
+        waiting.retain(|key| self.peers.get(*key).is_some());
+        waiting.sort_by_key(|key| !self.shares(*key));
+        for key in waiting {
             let Some(peer) = self.peers.get_mut(key) else {
                 continue;
             };

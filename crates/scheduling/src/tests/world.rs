@@ -76,6 +76,7 @@ impl World {
                     Some(&stream),
                     "{peer} is answered on another's stream"
                 );
+                self.check_answer(&peer, &answer);
                 let heard = match answer {
                     Answer::Empty => Heard::Empty,
                     Answer::MetadataOnly => Heard::Metadata,
@@ -105,6 +106,48 @@ impl World {
                 self.heard.entry(peer).or_default().push(heard);
             }
             Action::TriggerSeed { host_id, .. } => self.triggered.push(host_id.to_string()),
+        }
+    }
+
+    /// What must hold of every answer, whatever led to it.
+    fn check_answer(&self, name: &str, answer: &Answer) {
+        let peer = self.core.find_peer(&peer_id(name)).unwrap();
+        match answer {
+            Answer::Parents(keys) if !peer.mesh => {
+                for key in keys {
+                    let parent = self.core.peer(*key).unwrap();
+                    let seed = self.core.host(parent.host).unwrap().role == HostRole::Seed;
+                    let serves = match parent.state {
+                        PeerState::BackToSource | PeerState::Succeeded => true,
+                        PeerState::Running => seed || !parent.parents().is_empty(),
+                        _ => false,
+                    };
+                    assert!(
+                        serves,
+                        "{name} is offered {} in {}",
+                        parent.id, parent.state
+                    );
+                    assert!(
+                        !peer.blocked.contains(key),
+                        "{name} is offered what it gave up"
+                    );
+                }
+            }
+            Answer::BackToSource(reason) => {
+                let seed = self.core.host(peer.host).unwrap().role == HostRole::Seed;
+                let asked = peer.need_back_to_source && *reason == crate::BackToSourceReason::Asked;
+                let again = peer.state == PeerState::BackToSource;
+                if !(seed && asked || again) {
+                    let task = &self.core.tasks[peer.task];
+                    let own = self.core.peer_keys[&peer.id];
+                    let earlier = task.readers.iter().take_while(|it| it.peer != own);
+                    for other in earlier.filter(|it| !task.is_silent(it.peer)) {
+                        let useless = !self.core.may_meet(other.peer, own);
+                        assert!(useless, "{name} reads although {:?} does", other.peer);
+                    }
+                }
+            }
+            _ => {}
         }
     }
 
@@ -267,7 +310,6 @@ impl World {
     pub(super) fn pass(&mut self, time: Duration) {
         let end = self.now + time;
         while let Some(due) = self.core.next_deadline().filter(|due| *due <= end) {
-            assert!(due >= self.now || self.core.next_deadline() != Some(due) || due <= self.now);
             self.now = self.now.max(due);
             self.event(Event::Tick);
         }
