@@ -16,10 +16,6 @@ const KEEPALIVE_PROBES: u32 = 3;
 /// in mid transfer.
 const USER_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A receiver sleeps until so many bytes are there (or the end of what it asked for). One wake-up then moves a good
-/// portion, and a relay still gets its bytes in grains small against a segment.
-pub(crate) const RECEIVE_LOW_WATER: u32 = 64 << 10;
-
 /// What every socket of the piece port has, on both sides. Accepted sockets inherit it from the listener.
 pub(crate) fn set_piece_socket_options(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
@@ -29,12 +25,6 @@ pub(crate) fn set_piece_socket_options(socket: &Socket) -> io::Result<()> {
         .with_retries(KEEPALIVE_PROBES);
     socket.set_tcp_keepalive(&keepalive)?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))
-}
-
-/// Sets `SO_RCVLOWAT`: a blocking receive returns when so many bytes are there, or as many as it asked for, or at its
-/// timeout, or at the end of the stream.
-pub(crate) fn set_receive_low_water(socket: impl AsFd, bytes: u32) -> io::Result<()> {
-    set_option(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, bytes)
 }
 
 /// Lets clients that did so before send data with their first packet (`TCP_FASTOPEN`); `queue` such may wait.
@@ -121,9 +111,8 @@ mod tests {
         set_piece_socket_options(&socket).unwrap();
         assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
-        set_receive_low_water(&socket, RECEIVE_LOW_WATER).unwrap();
         set_fast_open(&socket, 16).unwrap();
-        assert!(set_receive_low_water(&socket, u32::MAX).is_err());
+        assert!(set_fast_open(&socket, u32::MAX).is_err());
     }
 
     #[test]

@@ -1,4 +1,7 @@
 //! One exchange with a parent, on a blocking thread: ask, read the head, receive the content.
+//!
+//! `SO_RCVLOWAT` looks made for fewer wake-ups here, but a blocking receive of less than the mark, such as the tail of a
+//! piece, is then not woken by its arrival: it hangs until the sender probes or closes.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -89,8 +92,7 @@ fn connect(
     let socket = SockRef::from(&*connection.stream);
     let connected = sys::set_piece_socket_options(&socket)
         .and_then(|()| socket.connect_timeout(&parent.into(), timeout))
-        .and_then(|()| socket.set_write_timeout(Some(timeout)))
-        .and_then(|()| sys::set_receive_low_water(&*connection.stream, sys::RECEIVE_LOW_WATER));
+        .and_then(|()| socket.set_write_timeout(Some(timeout)));
     match connected {
         Ok(()) => Ok(connection),
         Err(_) if cancel.is_cancelled() => Err(FetchError::Cancelled),
