@@ -1,11 +1,13 @@
 //! Servers on TCP and on unix sockets.
 
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
+use tokio_stream::Stream;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
+use tonic::transport::server::{Connected, TcpIncoming};
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
@@ -66,37 +68,41 @@ pub fn server(options: &ServerOptions) -> Result<Server, TlsError> {
 /// the grace time of the drain. A server that ends by itself begins the shutdown as a failure.
 pub fn spawn_tcp(
     name: &'static str,
-    mut server: Server,
+    server: Server,
     routes: Routes,
     listener: TcpListener,
     shutdown: &Shutdown,
 ) {
-    let part = shutdown.clone();
-    shutdown.spawn(name, async move {
-        let stop = part.clone();
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        let served = server
-            .add_routes(routes)
-            .serve_with_incoming_shutdown(incoming, async move { stop.begun().await })
-            .await;
-        if let Err(error) = served {
-            part.fail(name, error);
-        }
-    });
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    spawn_incoming(name, server, routes, incoming, shutdown);
 }
 
 /// As [`spawn_tcp`], on a unix socket.
 pub fn spawn_unix(
     name: &'static str,
-    mut server: Server,
+    server: Server,
     routes: Routes,
     listener: UnixListener,
     shutdown: &Shutdown,
 ) {
+    let incoming = UnixListenerStream::new(listener);
+    spawn_incoming(name, server, routes, incoming, shutdown);
+}
+
+/// As [`spawn_tcp`], on any connections as they come in: for those that know more of the other side than its address.
+pub fn spawn_incoming<C, E>(
+    name: &'static str,
+    mut server: Server,
+    routes: Routes,
+    incoming: impl Stream<Item = Result<C, E>> + Send + 'static,
+    shutdown: &Shutdown,
+) where
+    C: AsyncRead + AsyncWrite + Connected<ConnectInfo: Clone + Send + Sync> + Unpin + Send + 'static,
+    E: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+{
     let part = shutdown.clone();
     shutdown.spawn(name, async move {
         let stop = part.clone();
-        let incoming = UnixListenerStream::new(listener);
         let served = server
             .add_routes(routes)
             .serve_with_incoming_shutdown(incoming, async move { stop.begun().await })
