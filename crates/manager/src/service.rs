@@ -62,8 +62,8 @@ pub enum RunError {
         error: DbError,
     },
     /// The descriptors of our own services do not parse.
-    #[error("gRPC reflection: {0}")]
-    Reflection(String),
+    #[error("gRPC descriptors: {0}")]
+    Descriptors(String),
     /// The system refused a signal handler.
     #[error("signal handlers: {0}")]
     Signals(#[from] std::io::Error),
@@ -112,15 +112,9 @@ pub async fn start(config: Config, shutdown: &Shutdown) -> Result<Addresses, Run
         keep_alive,
         metrics: metrics.clone(),
     };
-    let routes = rpc::routes(parts).map_err(RunError::Reflection)?;
+    let routes = rpc::routes(parts, config.request_rate_limit).map_err(RunError::Descriptors)?;
     keepalive::spawn_upkeep(database.clone(), directory, shutdown);
-    rpc::spawn(
-        routes,
-        server,
-        config.request_rate_limit,
-        listeners.grpc,
-        shutdown,
-    );
+    runtime::grpc::spawn_tcp("manager grpc", server, routes, listeners.grpc, shutdown);
     runtime::http::spawn("manager rest", listeners.rest, rest::router(), shutdown);
     if let Some(listener) = listeners.metrics {
         let router = runtime::metrics::router(metrics.registry().clone());

@@ -7,11 +7,8 @@ use std::sync::Arc;
 
 use dragonfly_api::manager::v2 as wire;
 use futures::StreamExt;
-use runtime::grpc::RateLimit;
-use runtime::shutdown::Shutdown;
-use tokio::net::TcpListener;
+use runtime::grpc::{CallCounter, RateLimit};
 use tonic::service::Routes;
-use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, warn};
 use wire::manager_server::{Manager, ManagerServer};
@@ -31,32 +28,31 @@ pub(crate) struct Parts {
     pub(crate) metrics: Arc<Metrics>,
 }
 
-/// The services of the gRPC port.
+/// The services of the gRPC port, behind counters of their calls and a rate limit of `rate` calls per second. The limit comes
+/// first and counts health and reflection calls too, as in Dragonfly v2.
 ///
 /// # Errors
-/// The reflection descriptors do not parse.
-pub(crate) fn routes(parts: Parts) -> Result<Routes, String> {
+/// The descriptors do not parse.
+pub(crate) fn routes(parts: Parts, rate: f64) -> Result<Routes, String> {
     let (_, health) = runtime::grpc::health();
     let descriptors = [
         dragonfly_api::FILE_DESCRIPTOR_SET,
         tonic_health::pb::FILE_DESCRIPTOR_SET,
     ];
+    let services = ["manager.v2.Manager", "grpc.health.v1.Health"];
+    let counter = CallCounter::new(parts.metrics.registry(), &descriptors, &services)
+        .map_err(|error| error.to_string())?;
     let reflection = runtime::grpc::reflection(&descriptors).map_err(|error| error.to_string())?;
-    Ok(Routes::new(ManagerServer::new(Service(parts)))
+    let routes = Routes::new(ManagerServer::new(Service(parts)))
         .add_service(health)
-        .add_service(reflection))
-}
-
-/// Serves `routes` behind the rate limit, which counts health and reflection calls too, as Dragonfly v2 does.
-pub(crate) fn spawn(
-    routes: Routes,
-    server: Server,
-    rate: f64,
-    listener: TcpListener,
-    shutdown: &Shutdown,
-) {
-    let routes = Routes::from(routes.into_axum_router().layer(RateLimit::new(rate, 0)));
-    runtime::grpc::spawn_tcp("manager grpc", server, routes, listener, shutdown);
+        .add_service(reflection);
+    // What is added last is met first.
+    Ok(Routes::from(
+        routes
+            .into_axum_router()
+            .layer(counter)
+            .layer(RateLimit::new(rate, 0)),
+    ))
 }
 
 struct Service(Parts);

@@ -353,6 +353,11 @@ pub(super) async fn a_daemon_finds_its_schedulers(_: &Backend, url: DatabaseUrl)
     let (_, metrics) = http_get(manager.at.metrics.unwrap(), "/metrics").await;
     let failures = r#"search_scheduler_cluster_failure_total{commit="abcdef",version="1.5.10"}"#;
     assert!(metrics.contains(failures), "{metrics}");
+    let listed =
+        "grpc_method=\"ListSchedulers\",grpc_service=\"manager.v2.Manager\",grpc_type=\"unary\"";
+    let refused =
+        format!("grpc_server_handled_total{{grpc_code=\"InvalidArgument\",{listed}}} 1\n");
+    assert!(metrics.contains(&refused), "{metrics}");
     manager.stop().await;
 }
 

@@ -7,6 +7,7 @@ mod data;
 mod expiry;
 mod grpc;
 mod outage;
+mod process;
 mod replicas;
 mod servers;
 mod startup;
