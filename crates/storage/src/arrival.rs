@@ -79,6 +79,10 @@ impl Arrival {
         self.span.number
     }
 
+    pub(crate) fn span(&self) -> PieceSpan {
+        self.span
+    }
+
     pub(crate) fn end(&self) -> End {
         match self.end.load(Ordering::Acquire) {
             0 => End::Open,

@@ -62,11 +62,14 @@ impl Layout {
         }
         let lock = lock(&dir)?;
         check_format(&dir)?;
-        for folder in [Part::Content.folder(), Part::Journal.folder(), "staging"] {
+        for folder in [
+            Part::Content.folder(),
+            Part::Journal.folder(),
+            "staging",
+            "tmp",
+        ] {
             create_folder(&dir.join(folder))?;
         }
-        // Callers of other users put their files here, as in any temporary folder.
-        create_folder(&dir.join("tmp"))?;
         let dir_file = File::open(&dir).doing("open the data folder", &dir)?;
         let layout = Self {
             dir,

@@ -37,13 +37,17 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod arrival;
+mod digest;
+mod entry;
 mod error;
 mod export;
 mod journal;
 mod layout;
 mod live;
 mod meta;
+mod options;
 mod piece;
+mod recovery;
 mod space;
 mod store;
 mod sys;
@@ -55,9 +59,10 @@ pub use error::{
 };
 pub use export::{Existing, Export, Exported, HardLink, Method};
 pub use meta::{Mark, NewTask, PieceOrigin, PieceRecord, Retention, TaskSummary, TaskTimes};
+pub use options::{Options, Start, Verify};
 pub use piece::PieceView;
 pub use space::{Evicted, EvictionReason, Usage};
-pub use store::{Admitted, Options, Start, Store, Verify};
+pub use store::{Admitted, Store};
 pub use task::{Claim, Lookup, PieceWriter, Task, Verdict};
 
 /// Reads any bytes as a journal: for the fuzzer.

@@ -9,24 +9,21 @@
 //! else wrote to the file, for example through a hard link of an export, and every piece has to be verified again.
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::{Mutex, MutexGuard};
-use protocol::{Bitmap, Crc32, Crc32Hasher, Geometry, PieceNumber, PieceSpan};
+use protocol::{Bitmap, Crc32, Geometry, PieceNumber, PieceSpan};
 use tokio::sync::watch;
 
 use crate::arrival::{Arrival, End, SharedArrival};
+use crate::digest;
 use crate::error::{CommitError, DiskContext, DiskError, TaskError};
 use crate::journal::{EpochStamp, Journal, PieceEntry, Record, Replay, Stamp};
 use crate::meta::{Mark, NewTask, PieceOrigin, PieceRecord, Retention, TaskTimes};
 use crate::sys;
-
-/// How much is read at once to verify a piece: stays in the second-level cache.
-const VERIFY_BUFFER_LEN: usize = 256 << 10;
 
 #[derive(Debug)]
 pub(crate) struct Live {
@@ -45,7 +42,7 @@ pub(crate) struct Live {
 struct State {
     slots: Vec<Slot>,
     times: TaskTimes,
-    retention: (Retention, Option<std::time::Duration>),
+    retention: (Retention, Option<Duration>),
     recorded_pieces: u32,
     arriving: u32,
     /// How the content file looked when it was last known to be ours; unknown while pieces arrive.
@@ -81,7 +78,7 @@ pub(crate) enum Found {
 #[derive(Debug, Clone)]
 pub(crate) struct Parked {
     pub(crate) times: TaskTimes,
-    pub(crate) retention: (Retention, Option<std::time::Duration>),
+    pub(crate) retention: (Retention, Option<Duration>),
     pub(crate) recorded_pieces: u32,
 }
 
@@ -210,32 +207,7 @@ impl Live {
         origin: PieceOrigin,
     ) -> Result<PieceRecord, CommitError> {
         let (task, piece) = (|| self.task.id.clone(), arrival.number());
-        let span = self
-            .task
-            .geometry
-            .piece(piece)
-            .ok_or_else(|| CommitError::Ended {
-                task: task(),
-                piece,
-            })?;
-        let Some(got) = arrival.digest() else {
-            let received = arrival.received();
-            return Err(CommitError::Incomplete {
-                task: task(),
-                piece,
-                received,
-                length: span.length,
-            });
-        };
-        if let Some(expected) = expected.filter(|expected| *expected != got) {
-            self.abandon(arrival);
-            return Err(CommitError::DigestMismatch {
-                task: task(),
-                piece,
-                got,
-                expected,
-            });
-        }
+        let (span, got) = self.digest_as_expected(arrival, expected)?;
         let mut journal = self.journal.lock();
         if self.state.lock().deleted {
             return Err(CommitError::Deleted { task: task() });
@@ -270,6 +242,8 @@ impl Live {
 
     /// Gives up an arriving piece: it is missing again. Does nothing when it has ended already.
     pub(crate) fn abandon(&self, arrival: &SharedArrival) {
+        // Not in the middle of a commit by another thread.
+        let _journal = self.journal.lock();
         if !arrival.close(End::Abandoned) {
             return;
         }
@@ -290,7 +264,7 @@ impl Live {
             Slot::Whole(held) => held.entry.clone(),
             _ => return Ok(None),
         };
-        let good = self.digest_of(span)? == Some(entry.crc32);
+        let good = digest::of_span(&self.content, &self.content_path, span)? == Some(entry.crc32);
         let mut journal = self.journal.lock();
         let mut state = self.state.lock();
         match &mut state.slots[piece.index()] {
@@ -351,7 +325,7 @@ impl Live {
     pub(crate) fn set_retention(
         &self,
         retention: Retention,
-        ttl: Option<std::time::Duration>,
+        ttl: Option<Duration>,
     ) -> Result<(), TaskError> {
         let mut journal = self.journal.lock();
         self.not_deleted()?;
@@ -433,6 +407,37 @@ impl Live {
         }
     }
 
+    /// The digest of an arrived piece. One that is not as expected is given up at once.
+    fn digest_as_expected(
+        &self,
+        arrival: &SharedArrival,
+        expected: Option<Crc32>,
+    ) -> Result<(PieceSpan, Crc32), CommitError> {
+        let (task, span) = (|| self.task.id.clone(), arrival.span());
+        let piece = span.number;
+        let Some(got) = arrival.digest() else {
+            let (received, length) = (arrival.received(), span.length);
+            return Err(CommitError::Incomplete {
+                task: task(),
+                piece,
+                received,
+                length,
+            });
+        };
+        match expected.filter(|expected| *expected != got) {
+            None => Ok((span, got)),
+            Some(expected) => {
+                self.abandon(arrival);
+                Err(CommitError::DigestMismatch {
+                    task: task(),
+                    piece,
+                    got,
+                    expected,
+                })
+            }
+        }
+    }
+
     /// The state, after every piece lost its verification if the content file is not as it was left.
     fn checked_state(&self) -> Result<MutexGuard<'_, State>, TaskError> {
         let mut state = self.state.lock();
@@ -485,32 +490,6 @@ impl Live {
                 .filter(|stamp| stamp.len == length);
         }
     }
-
-    /// The digest of what is on disk; nothing when the file ends before the piece does.
-    fn digest_of(&self, span: PieceSpan) -> Result<Option<Crc32>, DiskError> {
-        let mut hasher = Crc32Hasher::new();
-        let buffer_len = usize::try_from(span.length)
-            .unwrap_or(usize::MAX)
-            .min(VERIFY_BUFFER_LEN);
-        let mut buffer = vec![0; buffer_len];
-        let (mut offset, end) = (span.offset, span.offset + span.length);
-        while offset < end {
-            let wanted = usize::try_from(end - offset)
-                .unwrap_or(usize::MAX)
-                .min(buffer.len());
-            match read_some_at(&self.content, &mut buffer[..wanted], offset) {
-                Ok(0) => return Ok(None),
-                Ok(read) => {
-                    hasher.update(&buffer[..read]);
-                    offset += read as u64;
-                }
-                // A sector that cannot be read is a corrupt piece, not a reason to stop.
-                Err(error) if error.raw_os_error() == Some(libc::EIO) => return Ok(None),
-                Err(error) => return Err(DiskError::new("read", &self.content_path, error)),
-            }
-        }
-        Ok(Some(hasher.finish()))
-    }
 }
 
 /// Which whole pieces are meant.
@@ -527,13 +506,4 @@ pub(crate) fn open_content(path: &Path) -> Result<File, DiskError> {
         .write(true)
         .open(path)
         .doing("open", path)
-}
-
-fn read_some_at(file: &File, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
-    loop {
-        match file.read_at(buffer, offset) {
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            other => return other,
-        }
-    }
 }

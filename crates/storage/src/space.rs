@@ -10,11 +10,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use protocol::{Geometry, TaskId, TaskKind};
 
+use crate::entry::Entry;
 use crate::error::{CreateError, DiskContext, DiskError};
 use crate::journal::PIECE_RECORD_LEN;
 use crate::live::Parked;
 use crate::meta::{NewTask, Retention, TaskTimes};
-use crate::store::{Entry, Inner};
+use crate::store::Inner;
 use crate::sys::{self, Preallocation};
 
 /// A task that was removed.

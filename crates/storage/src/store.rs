@@ -7,69 +7,24 @@ use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
-use protocol::{TaskId, TaskKind};
+use protocol::TaskId;
 
+use crate::entry::{Entry, EntryState};
 use crate::error::{CreateError, DiskContext, DiskError, OpenError, TaskError};
 use crate::journal::{self, Journal, PIECE_RECORD_LEN, RECORD_LEN_MAX, from_millis, millis};
-use crate::layout::{Layout, Part, remove_file};
+use crate::layout::{Layout, Part};
 use crate::live::{self, Live, Parked};
 use crate::meta::{NewTask, TaskSummary};
+use crate::options::{Options, Start, Verify};
+use crate::recovery::recover;
 use crate::space::{self, Evicted, EvictionReason, Usage};
 use crate::sys::{self, Preallocation};
-use crate::task::{Handle, Task};
-
-/// How a store is opened.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// What happens to the tasks that are there (`storage.keep`).
-    pub start: Start,
-    /// Most bytes that the store takes, rounded up to blocks (`gc.policy.diskThreshold`); none: what the filesystem has.
-    pub capacity: Option<u64>,
-    /// Bytes of the filesystem that no task may take, so that the machine and the store's own records can go on.
-    pub headroom: u64,
-    /// Which recovered pieces are digested before their first use.
-    pub verify: Verify,
-}
-
-impl Default for Options {
-    /// Keeps what is there, takes what the filesystem has but 16 MiB, verifies when in doubt.
-    fn default() -> Self {
-        Self {
-            start: Start::Resume,
-            capacity: None,
-            headroom: 16 << 20,
-            verify: Verify::InDoubt,
-        }
-    }
-}
-
-/// What happens to the tasks that are in the folder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
-    /// They are served again (`storage.keep: true`).
-    Resume,
-    /// They are removed, and the store starts empty (`storage.keep: false`). Only files in the store's own form and place are touched.
-    Empty,
-}
-
-/// Which recovered pieces are digested before their first use.
-///
-/// Nothing is flushed piece by piece. A kill of the process loses nothing that was written, a power loss may. So what
-/// a journal says is believed without a look at the bytes only if nothing can have come between.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verify {
-    /// Pieces of a task are trusted when the machine has not started anew since the last use of the store (or the
-    /// store was flushed by [`Store::close`]) **and** the task was let go in peace **and** its content file has the length
-    /// and the modification time that it had then. All others are verified before their first use.
-    InDoubt,
-    /// Every recovered piece is verified before its first use, which also finds what a disk lost silently.
-    Always,
-}
+use crate::task::Task;
 
 /// The tasks of one data folder. Cheap to clone; the folder is free for another process when the last clone, task, view
 /// and writer are gone.
@@ -91,27 +46,6 @@ pub(crate) struct Inner {
     /// What all tasks take, as [`space::footprint`] counts it.
     pub(crate) used: AtomicU64,
     epoch: u64,
-}
-
-/// A task in the table. While nobody uses it, this is all the memory it takes.
-#[derive(Debug)]
-pub(crate) struct Entry {
-    pub(crate) id: TaskId,
-    pub(crate) kind: TaskKind,
-    pub(crate) content_length: u64,
-    pub(crate) piece_length: u64,
-    pub(crate) recorded_bytes: Arc<AtomicU64>,
-    pub(crate) last_used_ms: AtomicU64,
-    state: Mutex<EntryState>,
-}
-
-/// Invariant: `live` is there from the first handle on until the last one has been parked.
-#[derive(Debug)]
-struct EntryState {
-    parked: Parked,
-    handle: Weak<Handle>,
-    live: Option<Arc<Live>>,
-    gone: bool,
 }
 
 /// A task that was created, and what had to go for it.
@@ -467,123 +401,11 @@ impl Inner {
     }
 }
 
-impl Entry {
-    fn new(task: &NewTask, parked: Parked, recorded_bytes: u64, last_used_at: SystemTime) -> Self {
-        Self {
-            id: task.id.clone(),
-            kind: task.kind,
-            content_length: task.geometry.content_length(),
-            piece_length: task.geometry.piece_length(),
-            recorded_bytes: Arc::new(AtomicU64::new(recorded_bytes)),
-            last_used_ms: AtomicU64::new(millis(last_used_at)),
-            state: Mutex::new(EntryState {
-                parked,
-                handle: Weak::new(),
-                live: None,
-                gone: false,
-            }),
-        }
-    }
-
-    pub(crate) fn summary(&self) -> TaskSummary {
-        let state = self.state.lock();
-        let now = state
-            .live
-            .as_ref()
-            .map_or_else(|| state.parked.clone(), |live| live.parked());
-        TaskSummary {
-            id: self.id.clone(),
-            kind: self.kind,
-            content_length: self.content_length,
-            piece_length: self.piece_length,
-            recorded_pieces: now.recorded_pieces,
-            recorded_bytes: self.recorded_bytes.load(Ordering::Relaxed),
-            retention: now.retention.0,
-            ttl: now.retention.1,
-            times: now.times,
-            last_used_at: from_millis(self.last_used_ms.load(Ordering::Relaxed)),
-            in_use: state.handle.strong_count() > 0,
-        }
-    }
-
-    pub(crate) fn evicted(&self, freed_bytes: u64, reason: EvictionReason) -> Evicted {
-        let (id, kind) = (self.id.clone(), self.kind);
-        Evicted {
-            id,
-            kind,
-            content_length: self.content_length,
-            freed_bytes,
-            reason,
-        }
-    }
-
-    pub(crate) fn footprint(&self) -> u64 {
-        space::footprint_of(self.content_length, self.piece_length)
-    }
-}
-
-/// Reads the journals; removes what belongs to no task.
-fn recover(layout: &Layout) -> Result<(HashMap<TaskId, Arc<Entry>>, u64), DiskError> {
-    let mut table = HashMap::new();
-    let mut used = 0;
-    for id in layout.ids(Part::Journal)? {
-        match recover_one(layout, &id) {
-            Ok(Some(entry)) => {
-                used += entry.footprint();
-                table.insert(id, Arc::new(entry));
-            }
-            Ok(None) => layout.remove(&id)?,
-            Err(error) => {
-                tracing::error!(task_id = %id, %error, "journal cannot be read, the task is dropped");
-                layout.remove(&id)?;
-            }
-        }
-    }
-    for id in layout.ids(Part::Content)? {
-        if !table.contains_key(&id) {
-            remove_file(&layout.path(Part::Content, &id))?;
-        }
-    }
-    Ok((table, used))
-}
-
-fn recover_one(layout: &Layout, id: &TaskId) -> Result<Option<Entry>, DiskError> {
-    let path = layout.path(Part::Journal, id);
-    let content = layout.path(Part::Content, id);
-    if !fs::symlink_metadata(&content).is_ok_and(|found| found.is_file()) {
-        return Ok(None);
-    }
-    let file = File::open(&path).doing("open the journal", &path)?;
-    let last_used_at = file
-        .metadata()
-        .and_then(|found| found.modified())
-        .doing("look at", &path)?;
-    let Some(replay) =
-        journal::replay(std::io::BufReader::new(&file)).doing("read the journal", &path)?
-    else {
-        return Ok(None);
-    };
-    if replay.task.id != *id || check_bounds(&replay.task).is_err() {
-        return Ok(None);
-    }
-    let parked = Parked {
-        times: replay.times,
-        retention: (replay.task.retention, replay.task.ttl),
-        recorded_pieces: u32::try_from(replay.pieces.len()).unwrap_or(u32::MAX),
-    };
-    Ok(Some(Entry::new(
-        &replay.task,
-        parked,
-        replay.recorded_bytes(),
-        last_used_at,
-    )))
-}
-
 /// Most pieces of a task: bounds the table of a task in use to 4 MiB and its records to some 20 MiB. At the longest
 /// ordinary piece this is a content of 16 TiB.
 const PIECES_MAX: u32 = 1 << 18;
 
-fn check_bounds(task: &NewTask) -> Result<(), CreateError> {
+pub(crate) fn check_bounds(task: &NewTask) -> Result<(), CreateError> {
     let count = task.geometry.piece_count();
     if count > PIECES_MAX {
         return Err(CreateError::TooManyPieces {

@@ -9,12 +9,13 @@ use protocol::{Bitmap, ByteRange, Crc32, Geometry, PieceNumber, TaskId};
 use tokio::sync::watch;
 
 use crate::arrival::{End, SharedArrival};
+use crate::entry::Entry;
 use crate::error::{CommitError, ExportError, TaskError, WriteError};
 use crate::export::{self, Export, Exported};
 use crate::live::{Found, Live, Which};
 use crate::meta::{Mark, NewTask, PieceOrigin, PieceRecord, Retention, TaskSummary};
 use crate::piece::PieceView;
-use crate::store::{Entry, Inner};
+use crate::store::Inner;
 
 /// A task in use. Cheap to clone. As long as a handle, or a writer or view made from one, is held, the task's files are
 /// open and nothing evicts it.

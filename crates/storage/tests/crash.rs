@@ -191,7 +191,7 @@ fn kill_and_look(seed: u64) -> Seen {
         seen.recovered += before.values().map(HashSet::len).sum::<usize>();
     }
     assert!(
-        seen.acknowledged > 1000 && seen.gone > 100,
+        seen.acknowledged > 500 && seen.gone > 50,
         "too little happened: {seen:?}"
     );
     seen
@@ -199,7 +199,8 @@ fn kill_and_look(seed: u64) -> Seen {
 
 type Pieces = HashMap<TaskId, HashSet<u32>>;
 
-/// Runs a writer up to a random instant after it opened the store, and returns what it said.
+/// Runs a writer up to a random instant, and returns what it said. The instant is a number of things that it did and a
+/// little time, so that a slow machine sees as much as a fast one; sometimes it comes before the store is open.
 fn run_and_kill(dir: &Path, random: &mut fastrand::Rng) -> Vec<String> {
     let mut writer = Command::new(std::env::current_exe().unwrap())
         .arg("--writer")
@@ -211,30 +212,27 @@ fn run_and_kill(dir: &Path, random: &mut fastrand::Rng) -> Vec<String> {
     let mut lines = BufReader::new(writer.stdout.take().unwrap())
         .lines()
         .map(Result::unwrap);
-    assert_eq!(lines.next().as_deref(), Some("open"));
-    let after = Duration::from_micros(random.u64(0..40_000));
-    // The pipe must not fill up meanwhile, or the writer would always be killed at the same place.
-    let reading = std::thread::spawn(move || lines.collect::<Vec<String>>());
-    let (pid, deadline) = (writer.id(), Instant::now() + after);
-    std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
+    let mut said: Vec<String> = lines.by_ref().take(random.usize(0..40)).collect();
+    std::thread::sleep(Duration::from_micros(random.u64(0..3_000)));
     assert!(
         writer.try_wait().unwrap().is_none(),
-        "writer {pid} ended by itself"
+        "the writer ended by itself after {said:?}"
     );
     writer.kill().unwrap();
     writer.wait().unwrap();
-    let mut said = reading.join().unwrap();
+    said.extend(lines);
     // The kill may have cut the last line.
     if said.last().is_some_and(|line| !is_complete(line)) {
         said.pop();
     }
+    said.retain(|line| line != "open");
     said
 }
 
 fn is_complete(line: &str) -> bool {
     let words: Vec<&str> = line.split(' ').collect();
     match words[..] {
-        ["evicting" | "evicted"] => true,
+        ["open" | "evicting" | "evicted"] => true,
         ["whole", _, piece] => !piece.is_empty(),
         ["may-go" | "gone", id] => id.len() > "task-".len(),
         _ => false,

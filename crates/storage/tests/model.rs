@@ -261,12 +261,7 @@ impl World {
     /// A copy of the folder at this instant is what a kill leaves: whatever was written is in the page cache.
     fn kill(&mut self) {
         let copy = folder();
-        let done = std::process::Command::new("cp")
-            .arg("-a")
-            .arg(self.dir.path().join("."))
-            .arg(copy.path())
-            .status();
-        assert!(done.unwrap().success());
+        copy_folder(self.dir.path(), copy.path());
         let before = std::mem::replace(&mut self.dir, copy);
         self.reopen();
         drop(before);
@@ -334,7 +329,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
     #[test]
     fn the_store_is_what_the_model_says(operations in proptest::collection::vec(operation(), 1..80)) {
         let mut world = World::new();

@@ -470,13 +470,3 @@ fn a_journal_with_much_superseded_is_compacted() {
     assert!(task.is_complete().unwrap());
     assert_eq!(task.summary().times, times);
 }
-
-fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
-    let done = std::process::Command::new("cp")
-        .arg("-a")
-        .arg(from.join("."))
-        .arg(to)
-        .status()
-        .unwrap();
-    assert!(done.success());
-}

@@ -170,6 +170,20 @@ pub(crate) fn read(path: &Path) -> Vec<u8> {
     bytes
 }
 
+/// Copies a data folder as it is at this instant. The copies are younger than what they are copies of.
+pub(crate) fn copy_folder(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::create_dir_all(&target).unwrap();
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), &target).unwrap();
+        }
+    }
+}
+
 /// A small filesystem of its own, gone when dropped.
 pub(crate) struct Mount {
     folder: tempfile::TempDir,
