@@ -332,3 +332,13 @@ impl Sink for Collect {
         Ok(())
     }
 }
+
+/// The bytes of a request packet.
+pub fn request_packet(kind: TaskKind, piece: u32) -> Vec<u8> {
+    let request = protocol::vortex::PieceRequest {
+        kind,
+        task_id: task_id(),
+        piece: PieceNumber(piece),
+    };
+    Request::Piece(request).to_packet(0x12).unwrap()
+}
