@@ -4,7 +4,11 @@
 //! [kill] [freeze] [batch=5]`: `mb` and `piece` in MiB, `slow` the factor of the slow host, `batch` in ms.
 
 #[path = "../tests/sim/mod.rs"]
-#[allow(unreachable_pub, reason = "a module of its own in the tests")]
+#[allow(
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "shared by a test and an example"
+)]
 mod sim;
 
 use std::time::{Duration, Instant};

@@ -63,7 +63,6 @@ impl Meter {
         }
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "smaller than BUCKETS")]
     fn place(epoch: u128) -> usize {
         (epoch % BUCKETS as u128) as usize
     }

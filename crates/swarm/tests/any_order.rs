@@ -318,7 +318,8 @@ impl Model {
             assert_eq!(
                 request.offset,
                 span.offset + reached,
-                "resumed at the byte reached"
+                "{request:?} resumes at the byte reached; out: {:?}",
+                self.live
             );
             assert_eq!(request.length, span.length - reached);
         }
@@ -326,14 +327,18 @@ impl Model {
             self.live.insert(request.id.0, (request, 0)).is_none(),
             "an id used twice"
         );
-        let same = |other: &Request| {
-            let ends = |r: &Request| r.offset + r.length;
-            other.piece == request.piece
-                && other.offset < ends(&request)
-                && request.offset < ends(other)
+        // What a request still has to bring.
+        let rest = |(r, received): &(Request, u64)| r.offset + received..r.offset + r.length;
+        let same = |other: &&(Request, u64)| {
+            let rest = rest(other);
+            let overlap = rest.start < request.offset + request.length && request.offset < rest.end;
+            other.0.piece == request.piece && overlap && !rest.is_empty()
         };
-        let overlapping = self.live.values().filter(|(other, _)| same(other)).count();
-        assert!(overlapping <= 2, "at most one hedge");
+        assert!(
+            self.live.values().filter(same).count() <= 2,
+            "at most one hedge: {:?}",
+            self.live
+        );
         let of = |kind| {
             self.live
                 .values()

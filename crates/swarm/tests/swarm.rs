@@ -2,15 +2,20 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[allow(
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "shared by a test and an example"
+)]
 mod sim;
 
 use std::time::Duration;
 
 use sim::{Report, Scene};
 
-/// Runs a few draws of the scene, prints them, and holds each to the most that is accepted.
+/// Runs two draws of the scene, prints them, and holds each to the most that is accepted.
 fn check(name: &str, scene: Scene, most: f64) -> Vec<Report> {
-    let draws = 1..=3;
+    let draws = 1..=2;
     let run = |chance| {
         let report = Scene {
             chance,
@@ -65,7 +70,7 @@ fn a_warm_seed_repeats_itself_as_little() {
 
 #[test]
 fn the_death_of_a_host_costs_little() {
-    for hosts in [4, 8, 16] {
+    for hosts in [4, 8] {
         let scene = Scene {
             kill: Some((1, half_way())),
             ..Scene::new(hosts)
@@ -76,7 +81,7 @@ fn the_death_of_a_host_costs_little() {
 
 #[test]
 fn a_frozen_host_costs_at_most_two_seconds() {
-    for hosts in [2, 4, 8, 16] {
+    for hosts in [2, 4, 8] {
         let scene = Scene {
             freeze: Some((1, half_way())),
             ..Scene::new(hosts)
@@ -89,7 +94,7 @@ fn a_frozen_host_costs_at_most_two_seconds() {
 
 #[test]
 fn a_slow_host_hinders_nobody_and_does_not_hedge_against_itself() {
-    for hosts in [4, 8, 16] {
+    for hosts in [4, 8] {
         let scene = Scene {
             slow: Some((2, 10.0)),
             ..Scene::new(hosts)
@@ -102,7 +107,7 @@ fn a_slow_host_hinders_nobody_and_does_not_hedge_against_itself() {
 
 #[test]
 fn an_uplink_that_fades_is_worked_around() {
-    for hosts in [4, 8, 16] {
+    for hosts in [4, 8] {
         let scene = Scene {
             fade: Some((2, 10.0, Duration::from_secs(3))),
             ..Scene::new(hosts)

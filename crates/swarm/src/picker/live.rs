@@ -103,19 +103,27 @@ impl Picker {
         }
     }
 
-    /// The first `length` bytes of the segment are there; whole, it needs no request any more.
+    /// The first `length` bytes of the segment are there; whole, it needs no request any more, be it
+    /// running or stalled.
     pub(super) fn store(&mut self, segment: u32, length: u64, sender: Option<NeighbourId>) {
         if !self.segments.store(segment, length, sender) {
             return;
         }
         let layout = &self.segments.layout;
-        let end = layout.offset_in_piece(segment) + layout.segment_len(segment);
-        let running = self.segments.running(segment).to_vec();
-        for request in running {
-            let live = self.live.iter().find(|live| live.id == request);
-            if live.is_some_and(|live| live.kind == NeighbourKind::Mesh && live.position() < end) {
-                self.cancel_all(vec![request]);
-            }
+        let (piece, start) = (layout.piece_of(segment), layout.offset_in_piece(segment));
+        let bytes = start..start + layout.segment_len(segment);
+        let needless = |live: &&Live| {
+            let within = live.piece == piece && bytes.contains(&live.offset);
+            live.kind == NeighbourKind::Mesh && within && live.position() < bytes.end
+        };
+        let needless = self
+            .live
+            .iter()
+            .filter(needless)
+            .map(|live| live.id)
+            .collect();
+        self.cancel_all(needless);
+        for request in self.segments.running(segment).to_vec() {
             self.segments.stop(segment, request);
         }
     }

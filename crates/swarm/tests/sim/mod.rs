@@ -11,6 +11,7 @@
 
 #![allow(dead_code, reason = "the tests and the example each use a part")]
 
+mod act;
 mod host;
 mod net;
 mod report;
