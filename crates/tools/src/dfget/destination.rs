@@ -148,7 +148,10 @@ impl Destination {
             true => std::fs::rename(staged, path),
             false => rename_unless_there(staged, path),
         };
-        renamed.map_err(|error| Failure::output(path, &error))
+        renamed.map_err(|error| Failure::output(path, &error))?;
+        // POSIX: renaming one name of a file to another name of the same file does nothing. Both are links to the daemon's content then.
+        let _ = std::fs::remove_file(staged);
+        Ok(())
     }
 
     /// How to call it in messages.
@@ -306,6 +309,21 @@ mod tests {
         drop(destination.leftover());
         assert!(!staged.exists());
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
+    }
+
+    #[test]
+    fn no_second_name_stays_when_the_output_was_this_file_already() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        std::fs::write(&path, "same").unwrap();
+        let destination = plan(&path, &["--overwrite"]).unwrap();
+        let Destination::Replace { staged, .. } = &destination else {
+            panic!()
+        };
+        std::fs::hard_link(&path, staged).unwrap();
+        destination.publish(true).unwrap();
+        assert!(!staged.exists());
+        assert_eq!(std::fs::read(&path).unwrap(), b"same");
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub enum Failure {
         reason: String,
     },
     /// The origin refused or failed.
-    #[error("{message}")]
+    #[error("the file cannot be had from its origin: {message}")]
     Origin {
         /// Its status, if it answered.
         status_code: Option<i32>,
@@ -177,16 +177,21 @@ impl Failure {
         }
     }
 
+    /// Daemons of v2 say little: the bare status line, or, if nothing was reached, an empty text and a status of success.
     fn of_backend(backend: Backend) -> Self {
-        let told = backend
-            .status_code
-            .is_some_and(|code| backend.message.contains(&code.to_string()));
-        let message = match backend.status_code {
-            Some(code) if !told => format!("the origin answered {code}: {}", backend.message),
-            _ => backend.message,
+        let status_code = backend.status_code.filter(|&code| code >= 300);
+        let text = backend.message.trim();
+        let message = match status_code.map(|code| code.to_string()) {
+            _ if text.contains("the origin") => text.to_owned(),
+            Some(code) if text.starts_with(&code) => format!("the origin answered {text}"),
+            Some(code) => format!("the origin answered {code}: {text}"),
+            None if text.is_empty() => {
+                "it cannot be reached, or breaks the connection: check the address".to_owned()
+            }
+            None => text.to_owned(),
         };
         Self::Origin {
-            status_code: backend.status_code,
+            status_code,
             message,
         }
     }
@@ -223,6 +228,15 @@ mod tests {
                 ),
                 4,
                 "no route",
+            ),
+            (
+                of(
+                    Code::Internal,
+                    "x",
+                    br#"{"message":"","header":{},"status_code":200}"#,
+                ),
+                4,
+                "cannot be reached",
             ),
             (
                 of(Code::DeadlineExceeded, "", b""),

@@ -319,10 +319,8 @@ mod tests {
             (told["ok"].as_bool(), told["exit_code"].as_u64()),
             (Some(false), Some(4))
         );
-        assert_eq!(
-            (told["status_code"].as_i64(), told["error"].as_str()),
-            (Some(404), Some("gone"))
-        );
+        assert_eq!(told["status_code"], 404);
+        assert!(told["error"].as_str().unwrap().ends_with("gone"));
     }
 
     #[test]

@@ -213,7 +213,7 @@ mod tests {
                 prop_assert!(ordered.early_bytes <= memory_max);
             }
             prop_assert!(ordered.early.is_empty() && ordered.early_bytes == 0);
-            prop_assert_eq!(Sink::Ordered(ordered).finish(), Some(Digest::of(DigestAlgorithm::Crc32, &whole)));
+            prop_assert_eq!(Sink::Ordered(Box::new(ordered)).finish(), Some(Digest::of(DigestAlgorithm::Crc32, &whole)));
             prop_assert_eq!(std::fs::read(output.path()).unwrap(), whole);
         }
     }
