@@ -24,6 +24,7 @@ mod statement;
 mod target;
 
 use std::future::Future;
+use std::path::Path;
 use std::time::Duration;
 
 use sqlx::pool::PoolOptions;
@@ -95,7 +96,7 @@ impl Database {
     ) -> Result<Self, DbError> {
         let pool = match &url.0 {
             Target::Sqlite(path) => {
-                make_folder_of(path).await?;
+                make_file(path).await?;
                 // Below `limit`, so that "locked" is SQLite's own answer and not a cut-off statement.
                 let options = target::sqlite_options(path, limit / 2);
                 Pool::Sqlite(pool_options(SQLITE_CONNECTIONS_MAX, limit).connect_lazy_with(options))
@@ -240,19 +241,35 @@ fn pool_options<DB: sqlx::Database>(connections_max: u32, limit: Duration) -> Po
         .max_lifetime(Duration::from_secs(1800))
 }
 
-async fn make_folder_of(file: &std::path::Path) -> Result<(), DbError> {
-    let Some(folder) = file
+/// Makes the database file and its folder where they are missing, for this user alone: it will hold users and tokens. SQLite
+/// gives its log files the permissions of the database file.
+async fn make_file(file: &Path) -> Result<(), DbError> {
+    let cannot = |what: &str, at: &Path, error: std::io::Error| DbError::Unusable {
+        reason: format!(
+            "the {what} {} for the database cannot be made ({error}): create it, grant access to it, or change database.url",
+            at.display()
+        ),
+    };
+    if let Some(folder) = file
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty())
-    else {
-        return Ok(());
-    };
-    tokio::fs::create_dir_all(folder).await.map_err(|error| DbError::Unusable {
-        reason: format!(
-            "the folder {} for the database cannot be made ({error}): create it or change database.url",
-            folder.display()
-        ),
-    })
+    {
+        tokio::fs::create_dir_all(folder)
+            .await
+            .map_err(|error| cannot("folder", folder, error))?;
+    }
+    match tokio::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(file)
+        .await
+    {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(cannot("file", file, error))
+        }
+        _ => Ok(()),
+    }
 }
 
 impl From<sqlx::Error> for DbError {

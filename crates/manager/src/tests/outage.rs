@@ -86,7 +86,7 @@ pub(super) async fn a_frozen_database_holds_nobody_up(backend: &Backend, url: Da
     assert_eq!(refused.unwrap_err().code(), Code::Unavailable);
     // The limit of a statement is 4 s here.
     assert!(
-        asked_at.elapsed() < Duration::from_secs(9),
+        asked_at.elapsed() < Duration::from_secs(20),
         "{:?}",
         asked_at.elapsed()
     );

@@ -143,7 +143,7 @@ async fn a_manager_process_survives_kill_9_and_ends_well_on_sigterm() {
     let (status, log) = second.signal("-TERM").await;
     assert!(status.success(), "{status:?}: {log}");
     assert!(
-        begun_at.elapsed() < Duration::from_secs(5),
+        begun_at.elapsed() < Duration::from_secs(9),
         "{:?}",
         begun_at.elapsed()
     );

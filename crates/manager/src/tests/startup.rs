@@ -150,3 +150,19 @@ async fn a_cold_start_on_sqlite_is_quick() {
     eprintln!("cold start: {quickest:?}");
     assert!(quickest < Duration::from_secs(1), "{quickest:?}");
 }
+
+#[tokio::test]
+async fn the_database_file_is_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("below/manager.db");
+    let manager = TestManager::start(&DatabaseUrl::sqlite(&file)).await;
+    for name in ["manager.db", "manager.db-wal"] {
+        let mode = std::fs::metadata(file.with_file_name(name))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    manager.stop().await;
+}
