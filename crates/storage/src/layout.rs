@@ -4,15 +4,16 @@
 //! LOCK                      held with flock by the one process that uses the folder; holds its process id
 //! FORMAT                    one line, the version of everything below
 //! EPOCH                     the life of the store: a number, and the boot of the machine that it belongs to
-//! content/<abc>/<task id>   the bytes, at their final length and place
-//! journal/<abc>/<task id>   the records of the task
+//! tasks/<task id>.data      the bytes, at their final length and place
+//! tasks/<task id>.journal   the records of the task
 //! staging/                  files on their way to a rename; emptied at each start
 //! tmp/                      for callers who need a path on this filesystem; left alone
 //! ```
 //!
-//! `<abc>` is the first three characters of the task id. A task exists when its journal has a good first record:
-//! creation writes the content file first and the journal second, deletion removes them in the opposite order, and
-//! opening removes every content file that has no journal.
+//! A task exists when its journal has a good first record: creation writes the content file first and the journal second, deletion
+//! removes them in the opposite order, and opening removes every content file that has no journal. All tasks share one folder,
+//! because creating a folder for each costs more than the two files in it, and today's filesystems find a name
+//! among a hundred thousand as fast as among ten. Files with other names are never touched.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -26,6 +27,7 @@ use rustix::fs::FlockOperation;
 use crate::error::{DiskContext, DiskError, OpenError};
 
 const FORMAT: &str = "dragonfly-store 1";
+const TASKS: &str = "tasks";
 
 /// The paths of an open data folder, and the lock on it: dropped, the folder is free.
 #[derive(Debug)]
@@ -44,10 +46,10 @@ pub(crate) enum Part {
 }
 
 impl Part {
-    fn folder(self) -> &'static str {
+    fn suffix(self) -> &'static str {
         match self {
-            Self::Content => "content",
-            Self::Journal => "journal",
+            Self::Content => ".data",
+            Self::Journal => ".journal",
         }
     }
 }
@@ -62,12 +64,7 @@ impl Layout {
         }
         let lock = lock(&dir)?;
         check_format(&dir)?;
-        for folder in [
-            Part::Content.folder(),
-            Part::Journal.folder(),
-            "staging",
-            "tmp",
-        ] {
+        for folder in [TASKS, "staging", "tmp"] {
             create_folder(&dir.join(folder))?;
         }
         let dir_file = File::open(&dir).doing("open the data folder", &dir)?;
@@ -98,24 +95,7 @@ impl Layout {
 
     /// The path of a task's file.
     pub(crate) fn path(&self, part: Part, id: &TaskId) -> PathBuf {
-        self.dir
-            .join(part.folder())
-            .join(id.prefix())
-            .join(id.as_str())
-    }
-
-    /// The path of a task's file, in a folder that exists.
-    pub(crate) fn new_path(&self, part: Part, id: &TaskId) -> Result<PathBuf, DiskError> {
-        let path = self.path(part, id);
-        if let Some(folder) = path.parent() {
-            match DirBuilder::new().mode(0o755).create(folder) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                    return Err(DiskError::new("create the folder", folder, error));
-                }
-                _ => {}
-            }
-        }
-        Ok(path)
+        self.dir.join(TASKS).join(format!("{id}{}", part.suffix()))
     }
 
     /// Removes the files of a task, in the order that keeps "a journal implies a content file" true.
@@ -128,29 +108,14 @@ impl Layout {
 
     /// The ids of all files of one part. Files that are none of ours are passed over.
     pub(crate) fn ids(&self, part: Part) -> Result<Vec<TaskId>, DiskError> {
-        let top = self.dir.join(part.folder());
-        let mut ids = Vec::new();
-        for folder in read_dir(&top)? {
-            let Some(prefix) = folder
-                .file_name()
-                .to_str()
-                .filter(|name| name.len() == TaskId::LEN_MIN)
-                .map(str::to_owned)
-            else {
-                continue;
-            };
-            if !folder.file_type().is_ok_and(|kind| kind.is_dir()) {
-                continue;
-            }
-            for file in read_dir(&folder.path())? {
-                let id = file
-                    .file_name()
-                    .to_str()
-                    .and_then(|name| TaskId::try_from(name).ok());
-                ids.extend(id.filter(|id| id.prefix() == prefix));
-            }
-        }
-        Ok(ids)
+        let id = |file: fs::DirEntry| {
+            let name = file.file_name();
+            TaskId::try_from(name.to_str()?.strip_suffix(part.suffix())?).ok()
+        };
+        Ok(read_dir(&self.dir.join(TASKS))?
+            .into_iter()
+            .filter_map(id)
+            .collect())
     }
 
     /// Removes the files of every task.

@@ -320,14 +320,14 @@ impl Inner {
         task: &NewTask,
         created_at: SystemTime,
     ) -> Result<(File, PathBuf, Journal), DiskError> {
-        let path = self.layout.new_path(Part::Content, &task.id)?;
+        let path = self.layout.path(Part::Content, &task.id);
         let mut options = OpenOptions::new();
         let options = options.read(true).write(true).create_new(true).mode(0o644);
         let content = options.open(&path).doing("create", &path)?;
         content
             .set_len(task.geometry.content_length())
             .doing("set the length of", &path)?;
-        let journal_path = self.layout.new_path(Part::Journal, &task.id)?;
+        let journal_path = self.layout.path(Part::Journal, &task.id);
         if self.preallocation == Preallocation::Blocks {
             sys::reserve(&content, task.geometry.content_length())
                 .doing("reserve space for", &path)?;

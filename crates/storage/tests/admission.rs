@@ -240,8 +240,8 @@ fn a_store_may_start_empty_and_touches_only_its_own() {
     fill(&create(&store, "a", 10, 16 * KIB));
     drop(store);
     let foreign = [
-        dir.path().join("content/notes"),
-        dir.path().join("content/tas/other"),
+        dir.path().join("tasks/notes"),
+        dir.path().join("tasks/a.b.datax"),
         dir.path().join("tmp/mine"),
     ];
     for path in &foreign {
@@ -312,7 +312,7 @@ fn many_idle_tasks_keep_no_files_open() {
         fill(&create(&store, &number.to_string(), 100, 16 * KIB));
     }
     let open_files = std::fs::read_dir("/proc/self/fd").unwrap();
-    let prefix = store.dir().join("content");
+    let prefix = store.dir().join("tasks");
     let ours = open_files.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok());
     assert_eq!(ours.filter(|path| path.starts_with(&prefix)).count(), 0);
     drop(store);

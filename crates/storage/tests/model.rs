@@ -140,10 +140,7 @@ impl World {
                 self.damage_journal(name, |path, len| truncate(path, at % len))
             }
             RemoveContent(name) => self.damage_journal(name, |path, _| {
-                let task = path.file_name().unwrap().to_str().unwrap();
-                let content =
-                    content_path(path.ancestors().nth(3).unwrap(), &task.parse().unwrap());
-                let _ = std::fs::remove_file(content);
+                let _ = std::fs::remove_file(path.with_extension("data"));
             }),
         }
     }

@@ -128,11 +128,11 @@ pub(crate) fn assert_held_bytes_are_right(task: &Task) {
 }
 
 pub(crate) fn content_path(dir: &Path, id: &TaskId) -> PathBuf {
-    dir.join("content").join(id.prefix()).join(id.as_str())
+    dir.join("tasks").join(format!("{id}.data"))
 }
 
 pub(crate) fn journal_path(dir: &Path, id: &TaskId) -> PathBuf {
-    dir.join("journal").join(id.prefix()).join(id.as_str())
+    dir.join("tasks").join(format!("{id}.journal"))
 }
 
 /// Turns some bits of one byte over, as a disk or a careless user might.
