@@ -5,14 +5,20 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::Stream;
+use futures::stream::unfold;
 use runtime::listen::{self, BindError};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tonic::transport::server::Connected;
+use tracing::warn;
 
 use crate::output::Caller;
+
+/// Pause after a connection could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Why the socket cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +83,25 @@ impl Socket {
             _file: file,
         })
     }
+
+    /// The connections as they come. A failure to accept one is waited out: mostly there are no descriptors left, and
+    /// some come free.
+    pub fn connections(self) -> impl Stream<Item = io::Result<Connection>> + Send {
+        unfold(self, |socket| async {
+            loop {
+                match socket.listener.accept().await {
+                    Ok((stream, _)) => {
+                        let caller = Caller::of(&stream).ok();
+                        return Some((Ok(Connection { stream, caller }), socket));
+                    }
+                    Err(error) => {
+                        warn!(%error, "connection to the unix socket not accepted");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            }
+        })
+    }
 }
 
 impl Drop for SocketFile {
@@ -123,20 +148,6 @@ impl Connected for Connection {
 
     fn connect_info(&self) -> Peer {
         Peer(self.caller.clone())
-    }
-}
-
-/// The connections as they come. An error of a single one does not end it.
-impl Stream for Socket {
-    type Item = io::Result<Connection>;
-
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.listener.poll_accept(cx).map(|accepted| {
-            Some(accepted.map(|(stream, _)| Connection {
-                caller: Caller::of(&stream).ok(),
-                stream,
-            }))
-        })
     }
 }
 
@@ -190,10 +201,11 @@ mod tests {
     async fn the_socket_has_its_permissions_and_knows_who_calls() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("made/d.sock");
-        let mut socket = Socket::bind(&path, 0o660, Some("0")).unwrap();
+        let socket = Socket::bind(&path, 0o660, Some("0")).unwrap();
         let file = std::fs::metadata(&path).unwrap();
         assert_eq!(file.mode() & 0o777, 0o660);
-        let (client, accepted) = tokio::join!(UnixStream::connect(&path), socket.next());
+        let mut connections = Box::pin(socket.connections());
+        let (client, accepted) = tokio::join!(UnixStream::connect(&path), connections.next());
         let caller = accepted.unwrap().unwrap().connect_info().0.unwrap();
         assert_eq!(caller.uid, rustix::process::geteuid().as_raw());
         drop(client);
@@ -202,7 +214,7 @@ mod tests {
             matches!(second, SocketError::Bind(BindError::SocketInUse { .. })),
             "{second}"
         );
-        drop(socket);
+        drop(connections);
         assert!(!path.exists());
     }
 

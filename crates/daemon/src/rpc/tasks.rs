@@ -80,6 +80,14 @@ impl Tasks {
         }
     }
 
+    /// Waits until no download is being answered any more. New ones are refused from here on.
+    pub async fn close(&self) {
+        // Every answer holds one permit until it ends.
+        let all = u32::try_from(REPLIES_MAX).unwrap_or(u32::MAX);
+        let _ = self.replies.acquire_many(all).await;
+        self.replies.close();
+    }
+
     /// The task as its scheduler knows it.
     ///
     /// # Errors
