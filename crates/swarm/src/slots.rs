@@ -26,7 +26,8 @@ pub enum SlotsEvent {
         /// Whether it can be refused.
         kind: ChildKind,
     },
-    /// Bytes of the upload were taken by the network.
+    /// Bytes of the upload were taken by the network. Report it at least every 100 ms while bytes move:
+    /// an upload without news for 300 ms does not count as using its slot.
     Sent {
         /// The request.
         upload: UploadId,

@@ -13,7 +13,7 @@ pub enum ChildKind {
     V2,
 }
 
-/// Something that happened on the seed; hand it to [`Stage::handle`].
+/// Something that happened on the seed; hand it to [`Stage::handle`](super::Stage::handle).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StageEvent {
     /// A child can be shown segments or pieces.
