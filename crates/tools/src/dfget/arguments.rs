@@ -58,7 +58,7 @@ pub struct Arguments {
     #[arg(long, env = "DFGET_TIMEOUT", default_value = "2h", value_parser = humantime::parse_duration)]
     pub timeout: Duration,
 
-    /// Expected digest: sha256:<hex>, sha512:<hex> or crc32:<decimal>.
+    /// Expected digest: sha256:HEX, sha512:HEX or crc32:DECIMAL.
     #[arg(long)]
     pub digest: Option<Digest>,
 
