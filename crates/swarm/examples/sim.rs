@@ -1,6 +1,6 @@
 //! Prints how near to the fluid lower bound a simulated swarm comes.
 //!
-//! `cargo run -p swarm --example sim -- [hosts=16] [mb=200] [piece=4] [draws=3] [mbit=191] [delay=1000]
+//! `cargo run -p swarm --example sim -- [hosts=16] [mb=200] [piece=4] [draws=3] [mbit=200] [delay=1000]
 //! [degree=8] [batch=5] [slots=6] [flight=6] [window=24] [warm] [v2=0] [slow=10] [fade=10] [kill] [freeze]`:
 //! `mb` and `piece` in MiB, `delay` (one way) in microseconds, `batch` in milliseconds. `slow`: a host's links
 //! are so many times slower; `fade`: an uplink becomes so after 3 s; `kill`, `freeze`: a host after 4 s.
