@@ -11,8 +11,8 @@ pid {dir}/nginx.pid;
 error_log {dir}/error.log;
 events {{ worker_connections 512; }}
 http {{
-    access_log {dir}/access.log counted;
     log_format counted '$request_method $uri $status $body_bytes_sent';
+    access_log {dir}/access.log counted;
     client_body_temp_path {dir}/t1; proxy_temp_path {dir}/t2; fastcgi_temp_path {dir}/t3;
     uwsgi_temp_path {dir}/t4; scgi_temp_path {dir}/t5;
     sendfile on;
