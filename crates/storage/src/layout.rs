@@ -12,7 +12,7 @@
 //!
 //! A task exists when its journal has a good first record: creation writes the content file first and the journal second, deletion
 //! removes them in the opposite order, and opening removes every content file that has no journal. All tasks share one folder,
-//! because creating a folder for each costs more than the two files in it, and today's filesystems find a name
+//! because a folder for each costs as much again as its two files, and today's filesystems find a name
 //! among a hundred thousand as fast as among ten. Files with other names are never touched.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};

@@ -349,5 +349,38 @@ fn read_up_to(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(got)
 }
 
+/// Reads the bytes as a journal, as a record, and as the payloads of a journal with good checksums, which a fuzzer would not hit by
+/// chance. Panics when a record or a journal does not mean the same after it was written again.
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let read = |bytes: &[u8]| replay(bytes).expect("reading from memory does not fail");
+    read(bytes);
+    if let Some(record) = Record::decode(bytes) {
+        let mut again = Vec::new();
+        record.encode(&mut again);
+        assert_eq!(Record::decode(&again), Some(record));
+    }
+    let (mut journal, mut rest) = (MAGIC.to_vec(), bytes);
+    while let [len, tail @ ..] = rest {
+        let (payload, tail) = tail.split_at(tail.len().min(usize::from(*len)));
+        let len = u32::from(*len).to_le_bytes();
+        journal.extend(len);
+        journal.extend(checksum(len, payload).to_le_bytes());
+        journal.extend(payload);
+        rest = tail;
+    }
+    if let Some(replayed) = read(&journal) {
+        let good_len =
+            usize::try_from(replayed.good_len).expect("it is a part of what is in memory");
+        let good = read(&journal[..good_len]).expect("the first record is good");
+        assert_eq!(
+            Replay {
+                damaged: replayed.damaged,
+                ..good
+            },
+            replayed
+        );
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -208,6 +208,12 @@ proptest! {
     }
 
     #[test]
+    fn the_fuzzed_entry_holds_for_any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fuzz(&bytes);
+        fuzz(&[&journal_of(&[piece(0)])[MAGIC.len() + FRAME_LEN - 4..], &bytes].concat());
+    }
+
+    #[test]
     fn recorded_bytes_count_short_last_pieces(numbers in proptest::collection::btree_set(0u32..100, 0..100)) {
         let records: Vec<Record> = numbers.iter().map(|number| piece(*number)).collect();
         let replayed = replay(&journal_of(&records)[..]).unwrap().unwrap();
