@@ -1,8 +1,8 @@
 //! How fast pieces go from a file over loopback into a file, against the least that any program could do.
 //!
-//! `cargo run --release -p transfer --example loopback [MiB] [rounds]`
+//! `cargo run --release -p transfer --example loopback [MiB] [rounds] [KiB per piece]`
 //!
-//! Both runs send pieces of 4 MiB from a file in memory over 8 flows, and on the other side compute the CRC-32 and write to
+//! Both runs send pieces (of 4 MiB unless told otherwise) from a file in memory over 8 flows, and on the other side compute the CRC-32 and write to
 //! another file in memory. The bare run is a pair of threads per flow around `sendfile` and `recv`, without any protocol;
 //! the other is [`transfer::Server`] and [`transfer::Client`]. Printed are seconds and CPU seconds of both, and their
 //! ratio; runs alternate, the medians count.
@@ -29,7 +29,6 @@ use transfer::{
 };
 
 const FLOWS: usize = 8;
-const PIECE_LENGTH: u64 = 4 << 20;
 /// The bare receiver's buffer; the same as the client's.
 const BUFFER_LEN: usize = 256 << 10;
 
@@ -37,8 +36,8 @@ fn main() {
     let mut args = std::env::args()
         .skip(1)
         .filter_map(|arg| arg.parse::<u64>().ok());
-    let geometry = Geometry::new(args.next().unwrap_or(1024) << 20, PIECE_LENGTH).unwrap();
-    let rounds = args.next().unwrap_or(5);
+    let [mib, rounds, piece_kib] = [1024, 5, 4096].map(|default| args.next().unwrap_or(default));
+    let geometry = Geometry::new(mib << 20, piece_kib << 10).unwrap();
     let content = Arc::new(Bench::prepare(geometry));
 
     let (mut bare, mut ours) = (Vec::new(), Vec::new());

@@ -169,7 +169,7 @@ async fn requests_sent_ahead_are_answered_in_order() {
 
 #[tokio::test]
 async fn a_child_that_half_closes_gets_its_content() {
-    let task = Task::new(32 << 20, 32 << 20);
+    let task = Task::new(12 << 20, 12 << 20);
     let (serving, mut child) = start(&task).await;
     child.send(&request_packet(TaskKind::Standard, 0)).await;
     child.0.shutdown().await.unwrap();
@@ -357,7 +357,7 @@ async fn a_piece_that_does_not_become_ready_is_an_error() {
 
 #[tokio::test]
 async fn a_child_that_takes_nothing_loses_its_slot() {
-    let task = Task::new(64 << 20, 64 << 20);
+    let task = Task::new(16 << 20, 16 << 20);
     let options = ServerOptions {
         stall: Duration::from_millis(100),
         ..ServerOptions::default()
@@ -370,7 +370,7 @@ async fn a_child_that_takes_nothing_loses_its_slot() {
         task.uploads.load(Ordering::SeqCst) == 0
     })
     .await;
-    assert!(child.rest().await.len() < 64 << 20);
+    assert!(child.rest().await.len() < 16 << 20);
     serving.stop().await;
 }
 
@@ -439,7 +439,7 @@ async fn a_file_that_is_too_short_closes_before_the_last_byte() {
 
 #[tokio::test]
 async fn cold_content_is_sent_too() {
-    let task = Task::new(20 << 20, 20 << 20);
+    let task = Task::new(6 << 20, 6 << 20);
     task.file.sync_all().unwrap();
     rustix::fs::fadvise(&*task.file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
     let (serving, mut child) = start(&task).await;
@@ -463,7 +463,7 @@ async fn a_stop_lets_content_finish_and_ends_the_rest() {
 
 #[tokio::test]
 async fn a_stop_does_not_wait_for_a_child_that_takes_nothing() {
-    let task = Task::new(64 << 20, 64 << 20);
+    let task = Task::new(16 << 20, 16 << 20);
     let options = ServerOptions {
         drain: Duration::from_millis(50),
         ..ServerOptions::default()

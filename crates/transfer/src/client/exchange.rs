@@ -24,7 +24,8 @@ pub(super) fn fetch<S: Sink>(
     received: &mut u64,
 ) -> Result<(), FetchError> {
     let packet = request.wanted.to_request().to_packet(fastrand::u8(..))?;
-    let (connection, reply) = ask(shared, request, &packet, cancel)?;
+    let (connection, Replied { reply, early }) = ask(shared, request, &packet, cancel)?;
+    let expected = early.len() as u64 <= reply_content_length(&reply);
     let outcome = match request.wanted.accept(reply) {
         Ok(head) => {
             sink.head(&head)?;
@@ -35,17 +36,25 @@ pub(super) fn fetch<S: Sink>(
                 cancel,
                 connection: &connection,
             };
-            let outcome = content.receive(&mut buffer, sink, received);
+            let outcome = content.receive(&early, &mut buffer, sink, received);
             shared.buffers.put(buffer);
             outcome
         }
         Err(error) => Err(error),
     };
-    // After an error reply, too, a parent keeps the connection.
-    if matches!(outcome, Ok(()) | Err(FetchError::Refused(_))) {
+    // After an error reply, too, a parent keeps the connection. One that sends more than it was asked for cannot be used.
+    if expected && matches!(outcome, Ok(()) | Err(FetchError::Refused(_))) {
         connection.keep(shared, request.parent);
     }
     outcome
+}
+
+fn reply_content_length(reply: &Reply) -> u64 {
+    match reply {
+        Reply::Piece(_, head) => head.length,
+        Reply::Segment(head) => head.length,
+        Reply::Error(_) => 0,
+    }
 }
 
 /// A connection within reach of the cancel handle.
@@ -55,13 +64,26 @@ struct Connection<'a> {
     cancel: &'a CancelHandle,
 }
 
+/// A reply, and the first bytes of the content that came along with it.
+struct Replied {
+    reply: Reply,
+    early: Vec<u8>,
+}
+
+/// How much is read at first: an ordinary head is some 120 bytes long, and what comes along must be copied once more.
+const EARLY_LEN: usize = 512;
+
+/// How long a receive waits before it looks at the time. Set once per connection, so that limits need no system call of
+/// their own; they are exceeded by this at most.
+const TICK: Duration = Duration::from_millis(50);
+
 /// Asks on a connection that is there; if that fails for any reason but time, once more on a new one.
 fn ask<'a>(
     shared: &Shared,
     request: &FetchRequest,
     packet: &[u8],
     cancel: &'a CancelHandle,
-) -> Result<(Connection<'a>, Reply), FetchError> {
+) -> Result<(Connection<'a>, Replied), FetchError> {
     let deadline = Instant::now() + request.limits.head;
     if let Some(stream) = shared.pool.take(request.parent, Instant::now()) {
         let connection = Connection::attach(stream, cancel)?;
@@ -92,7 +114,8 @@ fn connect(
     let socket = SockRef::from(&*connection.stream);
     let connected = sys::set_piece_socket_options(&socket)
         .and_then(|()| socket.connect_timeout(&parent.into(), timeout))
-        .and_then(|()| socket.set_write_timeout(Some(timeout)));
+        .and_then(|()| socket.set_write_timeout(Some(timeout)))
+        .and_then(|()| socket.set_read_timeout(Some(TICK)));
     match connected {
         Ok(()) => Ok(connection),
         Err(_) if cancel.is_cancelled() => Err(FetchError::Cancelled),
@@ -123,53 +146,48 @@ impl<'a> Connection<'a> {
         packet: &[u8],
         deadline: Instant,
         limit: Duration,
-    ) -> Result<Reply, FetchError> {
+    ) -> Result<Replied, FetchError> {
         (&*self.stream)
             .write_all(packet)
             .map_err(|error| self.failed(error, limit))?;
-        let mut header = [0; HEADER_LEN];
-        self.read_exact(&mut header, deadline, limit)?;
-        let header = Header::from_bytes(header);
-        let mut value = vec![0; header.reply_len()?];
-        self.read_exact(&mut value, deadline, limit)?;
-        Ok(Reply::decode(header.tag, &value)?)
+        let mut bytes = vec![0; EARLY_LEN];
+        let mut filled = 0;
+        while filled < HEADER_LEN {
+            filled += self.receive(&mut bytes[filled..], deadline, limit)?;
+        }
+        let header = bytes
+            .first_chunk()
+            .map(|bytes| Header::from_bytes(*bytes))
+            .expect("the buffer is longer");
+        let end = HEADER_LEN + header.reply_len()?;
+        bytes.resize(filled.max(end), 0);
+        while filled < end {
+            filled += self.receive(&mut bytes[filled..], deadline, limit)?;
+        }
+        let reply = Reply::decode(header.tag, &bytes[HEADER_LEN..end])?;
+        Ok(Replied {
+            reply,
+            early: bytes.split_off(end),
+        })
     }
 
-    fn read_exact(
+    /// Waits for bytes and says how many came; an end of the stream is an error. `limit` is what the caller allowed, for
+    /// the error's text.
+    fn receive(
         &self,
-        mut bytes: &mut [u8],
+        bytes: &mut [u8],
         deadline: Instant,
         limit: Duration,
-    ) -> Result<(), FetchError> {
-        while !bytes.is_empty() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(FetchError::Stalled(limit));
-            }
-            self.set_timeout(left)?;
-            let count = self.receive(bytes, limit)?;
-            bytes = &mut bytes[count..];
-        }
-        Ok(())
-    }
-
-    /// How long [`Connection::receive`] waits.
-    fn set_timeout(&self, timeout: Duration) -> Result<(), FetchError> {
-        // Zero would mean for ever.
-        let timeout = timeout.max(Duration::from_millis(1));
-        self.stream
-            .set_read_timeout(Some(timeout))
-            .map_err(|error| self.failed(error, timeout))
-    }
-
-    /// Waits for bytes and says how many came; an end of the stream is an error. `limit` is what the caller allows, for
-    /// the error's text.
-    fn receive(&self, bytes: &mut [u8], limit: Duration) -> Result<usize, FetchError> {
+    ) -> Result<usize, FetchError> {
         loop {
+            if Instant::now() >= deadline {
+                return Err(self.failed(ErrorKind::TimedOut.into(), limit));
+            }
             match (&*self.stream).read(bytes) {
                 Ok(0) => return Err(self.failed(ErrorKind::UnexpectedEof.into(), limit)),
                 Ok(count) => return Ok(count),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
                 Err(error) => return Err(self.failed(error, limit)),
             }
         }
@@ -179,7 +197,7 @@ impl<'a> Connection<'a> {
         match error.kind() {
             // Shutting the socket down shows as an end or as an error, depending on the moment.
             _ if self.cancel.is_cancelled() => FetchError::Cancelled,
-            ErrorKind::WouldBlock | ErrorKind::TimedOut => FetchError::Stalled(limit),
+            ErrorKind::TimedOut => FetchError::Stalled(limit),
             ErrorKind::UnexpectedEof => FetchError::Closed,
             _ => FetchError::Broken(error),
         }
@@ -195,8 +213,10 @@ struct Content<'a> {
 }
 
 impl Content<'_> {
+    /// Hands `early` and everything that follows to the sink.
     fn receive<S: Sink>(
         &self,
+        early: &[u8],
         buffer: &mut [u8],
         sink: &mut S,
         received: &mut u64,
@@ -204,19 +224,31 @@ impl Content<'_> {
         let limits = self.request.limits;
         let deadline = Instant::now() + limits.content;
         let length = self.request.wanted.length();
-        self.connection.set_timeout(limits.stall)?;
+        let buffer_len = buffer.len();
+        let room = |at: u64| {
+            usize::try_from(length - at)
+                .unwrap_or(usize::MAX)
+                .min(buffer_len)
+        };
+        let mut filled = early.len().min(room(0));
+        buffer[..filled].copy_from_slice(&early[..filled]);
         while *received < length {
-            let want = usize::try_from(length - *received)
-                .map_or(buffer.len(), |left| left.min(buffer.len()));
-            let count = self.connection.receive(&mut buffer[..want], limits.stall)?;
-            sink.write(*received, &buffer[..count])?;
-            *received += count as u64;
+            let want = room(*received);
+            if filled < want {
+                let stalled = Instant::now() + limits.stall;
+                filled +=
+                    self.connection
+                        .receive(&mut buffer[filled..want], stalled, limits.stall)?;
+            }
+            sink.write(*received, &buffer[..filled])?;
+            *received += filled as u64;
             if Instant::now() > deadline && *received < length {
                 return Err(FetchError::Deadline(limits.content));
             }
             if let Some(limit) = &self.shared.options.download_limit {
-                self.pace(limit, count as u64)?;
+                self.pace(limit, filled as u64)?;
             }
+            filled = 0;
         }
         Ok(())
     }
