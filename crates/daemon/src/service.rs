@@ -588,3 +588,6 @@ async fn with_health(routes: Routes) -> Result<Routes, StartError> {
     })?;
     Ok(routes.add_service(health).add_service(reflection))
 }
+
+#[cfg(test)]
+mod tests;

@@ -120,7 +120,7 @@ pub struct Server {
     /// `server.adaptiveRateLimit`; `None` when it is `null`: requests are never shed for load.
     pub adaptive_rate_limit: Option<AdaptiveRateLimit>,
     /// `server.shutdownTimeout` (ours): how long running downloads and uploads may go on after a stop signal.
-    /// Default 10s.
+    /// Default 5s.
     pub shutdown_timeout: Duration,
 }
 

@@ -101,7 +101,7 @@ fn server(root: &Section<'_>) -> Server {
         ),
         cache_dir: section.get_or("cacheDir", PathBuf::from("/var/cache/dragonfly/dfdaemon")),
         adaptive_rate_limit: adaptive(&section),
-        shutdown_timeout: section.get_or("shutdownTimeout", Duration::from_secs(10)),
+        shutdown_timeout: section.get_or("shutdownTimeout", Duration::from_secs(5)),
     }
 }
 

@@ -99,6 +99,8 @@ impl Hub {
         self.cancel.cancel();
         self.tracker.close();
         self.tracker.wait().await;
+        // Tasks and hub hold each other; the store is free for another process only when this ends.
+        self.tasks.lock().clear();
     }
 
     /// The links of a task, made when there are none yet.
