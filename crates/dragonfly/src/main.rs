@@ -1,11 +1,12 @@
-//! Dragonfly in one program: `dragonfly demo | manager | scheduler | version`.
+//! Dragonfly in one program: `dragonfly up | manager | scheduler | daemon | demo | version`.
 //!
 //! The services are the crates of the same names; here they are only chosen, started and ended. Start reading at
-//! [`demo`] for the swarm on one machine.
+//! [`up`] for the three in one process, at [`demo`] for the swarm on one machine.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod demo;
+mod up;
 
 use std::process::ExitCode;
 
@@ -21,9 +22,11 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Demo(demo::Options),
+    Up(up::Options),
     Manager(manager::Args),
     Scheduler(scheduler::Args),
+    Daemon(daemon::Args),
+    Demo(demo::Options),
     /// Print the version.
     Version,
 }
@@ -31,11 +34,13 @@ enum Command {
 fn main() -> ExitCode {
     runtime::tls::install_crypto_provider();
     let outcome = match Arguments::parse().command {
-        Command::Demo(options) => block_on(demo::run(options)).and_then(|outcome| outcome),
+        Command::Up(options) => block_on(up::run(options)).and_then(|outcome| outcome),
         Command::Manager(arguments) => block_on(manager::execute(arguments))
             .and_then(|outcome| Ok(outcome?))
             .map(|()| ExitCode::SUCCESS),
         Command::Scheduler(arguments) => Ok(scheduler::main(&arguments)),
+        Command::Daemon(arguments) => Ok(daemon::main(&arguments)),
+        Command::Demo(options) => block_on(demo::run(options)).and_then(|outcome| outcome),
         Command::Version => {
             println!(
                 "dragonfly {} ({}-{})",

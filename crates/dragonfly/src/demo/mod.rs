@@ -49,22 +49,22 @@ const INTERRUPTED: u8 = 130;
 
 /// Show a real swarm on this machine: one file crosses it from peer to peer.
 #[derive(Debug, Clone, clap::Args)]
-pub struct Options {
+pub(crate) struct Options {
     /// Download this URL instead of a generated file.
     #[arg(long, conflicts_with = "size")]
-    pub url: Option<String>,
+    url: Option<String>,
     /// Length of the generated file.
     #[arg(long, default_value = "1GiB", value_parser = parse_size)]
-    pub size: ByteSize,
+    size: ByteSize,
     /// How many peers download it.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=100))]
-    pub peers: u8,
+    peers: u8,
     /// End after the summary; the exit code is 0 only if everything held.
     #[arg(long)]
-    pub once: bool,
+    once: bool,
     /// Print the summary as one JSON object on standard output.
     #[arg(long)]
-    pub json: bool,
+    json: bool,
 }
 
 fn parse_size(text: &str) -> Result<ByteSize, String> {
@@ -78,7 +78,7 @@ fn parse_size(text: &str) -> Result<ByteSize, String> {
 ///
 /// # Errors
 /// Something that the demo itself needs is missing or failed; nothing is left running then.
-pub async fn run(options: Options) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new().context("signals cannot be handled")?;
     let programs = Programs::beside(std::env::current_exe().context("this program's own path")?)?;
     let folder = Folder::create(&std::env::temp_dir(), space_needed(&options))?;
@@ -277,6 +277,8 @@ impl Run<'_> {
             let output = self.output(&peer.name);
             let arguments = [
                 "--no-progress".to_owned(),
+                // Otherwise every host would read a file of at most 4 MiB from the origin itself.
+                "--scheduling-policy=always".to_owned(),
                 "--endpoint".to_owned(),
                 peer.socket.display().to_string(),
                 "--output".to_owned(),

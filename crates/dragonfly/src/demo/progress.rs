@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use dragonfly_api::common::v2::{Download, Piece, TaskType, TrafficType};
+use dragonfly_api::common::v2::{Download, Piece, SchedulingPolicy, TaskType, TrafficType};
 use dragonfly_api::dfdaemon::v2::DownloadTaskRequest;
 use dragonfly_api::dfdaemon::v2::dfdaemon_download_client::DfdaemonDownloadClient;
 use dragonfly_api::dfdaemon::v2::download_task_response::Response;
@@ -119,7 +119,8 @@ async fn follow(cluster: &Cluster, index: usize, url: String, board: &Board) -> 
     Ok(())
 }
 
-/// The request that `dfget URL` makes (command line sheet, section B2), so that both name the same task.
+/// The request that `dfget --scheduling-policy always URL` makes (command line sheet, section B2), so that both name the
+/// same task.
 fn as_dfget_asks(url: String) -> Download {
     Download {
         url,
@@ -127,6 +128,7 @@ fn as_dfget_asks(url: String) -> Download {
         tag: Some(String::new()),
         application: Some(String::new()),
         priority: 6,
+        scheduling_policy: SchedulingPolicy::Always.into(),
         filtered_query_params: protocol::DEFAULT_FILTERED_QUERY_PARAMS
             .iter()
             .map(|&name| name.to_owned())
