@@ -1,7 +1,7 @@
 //! The daemon's configuration, as meant: every key of a Dragonfly v2 `dfdaemon.yaml`, typed, with its default.
 //!
 //! [`Config::load`] reads the file through `runtime::config`, which reports every mistake with file, line, key and what
-//! was expected. The defaults stand once, in [`mod@read`]. Each part of the daemon receives its own section.
+//! was expected. The defaults stand once, in `read.rs`. Each part of the daemon receives its own section.
 //!
 //! Keys of ours that v2 does not have are marked as such; a v2 daemon ignores them.
 

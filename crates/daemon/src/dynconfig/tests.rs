@@ -63,7 +63,7 @@ impl Fixture {
         }
     }
 
-    async fn from_manager(
+    async fn with_manager(
         &self,
         url: &str,
         role: HostRole,
@@ -72,7 +72,7 @@ impl Fixture {
         self.start(Source::Manager(Box::new(source))).await
     }
 
-    async fn from_file(&self, text: &str) -> Result<Arc<Dynconfig>, DynconfigError> {
+    async fn with_file(&self, text: &str) -> Result<Arc<Dynconfig>, DynconfigError> {
         let file = self.dir.path().join("dynconfig.yaml");
         std::fs::write(&file, text).unwrap();
         self.start(Source::File(LocalSource::new(file, HostRole::Normal)))
@@ -131,7 +131,7 @@ async fn the_managers_answer_is_used_and_asked_for_as_v2_does() {
     let manager = TestManager::start(Some(answer)).await;
     let fixture = Fixture::new();
     let dynconfig = fixture
-        .from_manager(&manager.url(), HostRole::Normal)
+        .with_manager(&manager.url(), HostRole::Normal)
         .await
         .unwrap();
     assert_eq!(fixture.addrs(), [scheduler.addr().to_string()]);
@@ -149,7 +149,7 @@ async fn the_managers_answer_is_used_and_asked_for_as_v2_does() {
 
     let seed = Fixture::new();
     let dynconfig = seed
-        .from_manager(&manager.url(), HostRole::Seed)
+        .with_manager(&manager.url(), HostRole::Seed)
         .await
         .unwrap();
     assert!(
@@ -171,19 +171,19 @@ async fn the_last_good_configuration_outlives_the_manager_and_a_restart() {
     let manager = TestManager::start(Some(answer)).await;
     let url = manager.url();
     let fixture = Fixture::new();
-    fixture.from_manager(&url, HostRole::Normal).await.unwrap();
+    fixture.with_manager(&url, HostRole::Normal).await.unwrap();
     manager.stop().await;
 
     let fixture = fixture.restarted();
     let dynconfig = fixture
-        .from_manager(&url, HostRole::Normal)
+        .with_manager(&url, HostRole::Normal)
         .await
         .expect("the stored one is used");
     assert_eq!(fixture.addrs(), [scheduler.addr().to_string()]);
     assert!(blocks_bad(&dynconfig), "the block list is stored too");
 
     let other = fixture.restarted();
-    let foreign = other.from_manager("http://127.0.0.1:2", HostRole::Normal);
+    let foreign = other.with_manager("http://127.0.0.1:2", HostRole::Normal);
     let result = tokio::time::timeout(DEADLINE, foreign)
         .await
         .expect("bounded");
@@ -198,7 +198,7 @@ async fn a_manager_without_schedulers_is_asked_again() {
     let manager = TestManager::start(None).await;
     let fixture = Fixture::new();
     let dynconfig = fixture
-        .from_manager(&manager.url(), HostRole::Normal)
+        .with_manager(&manager.url(), HostRole::Normal)
         .await
         .expect("not fatal");
     let part = fixture.shutdown.clone();
@@ -238,7 +238,7 @@ async fn a_local_file_names_schedulers_and_blocks() {
         two = two.addr()
     );
     let fixture = Fixture::new();
-    let dynconfig = fixture.from_file(&text).await.unwrap();
+    let dynconfig = fixture.with_file(&text).await.unwrap();
     let mut expected = [one.addr(), two.addr()];
     expected.sort();
     let mut addrs: Vec<SocketAddr> = fixture
@@ -256,7 +256,7 @@ async fn a_local_name_is_resolved() {
     let one = TestScheduler::start().await;
     let fixture = Fixture::new();
     fixture
-        .from_file(&format!(
+        .with_file(&format!(
             "scheduler: {{addr: \"localhost:{}\"}}",
             one.addr().port()
         ))
@@ -268,7 +268,7 @@ async fn a_local_name_is_resolved() {
 #[tokio::test]
 async fn a_mistake_in_the_local_file_is_told_with_its_line() {
     let error = Fixture::new()
-        .from_file("scheduler:\n  addrs: [nonsense]\n")
+        .with_file("scheduler:\n  addrs: [nonsense]\n")
         .await
         .unwrap_err()
         .to_string();

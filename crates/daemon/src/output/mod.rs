@@ -114,9 +114,9 @@ pub enum OutputError {
         /// The task.
         task_id: protocol::TaskId,
         /// As computed.
-        got: Digest,
+        got: Box<Digest>,
         /// As asked for.
-        want: Digest,
+        want: Box<Digest>,
     },
     /// The identity of the caller forbids it, or cannot be taken on.
     #[error(transparent)]
@@ -364,8 +364,8 @@ fn check_digest(task: &Task, want: &Digest) -> Result<(), OutputError> {
     } else {
         Err(OutputError::Digest {
             task_id: task.id().clone(),
-            got,
-            want: want.clone(),
+            got: Box::new(got),
+            want: Box::new(want.clone()),
         })
     }
 }
