@@ -503,3 +503,36 @@ async fn the_upload_limit_holds() {
     );
     serving.stop().await;
 }
+
+#[tokio::test]
+async fn both_address_families_are_served_and_ipv4_looks_like_ipv4() {
+    struct Tells(tokio::sync::mpsc::UnboundedSender<SocketAddr>);
+    impl transfer::PieceSource for Tells {
+        async fn open(
+            &self,
+            _request: protocol::vortex::Request,
+            child: SocketAddr,
+        ) -> Result<transfer::Content, ErrorReply> {
+            self.0.send(child).unwrap();
+            Err(ErrorReply {
+                code: ErrorCode::NotFound,
+                message: String::new(),
+            })
+        }
+    }
+    // Not every machine has IPv6.
+    let Ok(server) = transfer::Server::bind("[::]:0".parse().unwrap(), ServerOptions::default())
+    else {
+        return;
+    };
+    let port = server.local_addr().unwrap().port();
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let stop = tokio_util::sync::CancellationToken::new();
+    let done = tokio::spawn(server.serve(Tells(tell), stop.clone()));
+    let mut child = Child::connect(SocketAddr::from(([127, 0, 0, 1], port))).await;
+    child.send(&request_packet(TaskKind::Standard, 0)).await;
+    child.expect_error(ErrorCode::NotFound).await;
+    assert_eq!(told.recv().await, Some(child.0.local_addr().unwrap()));
+    stop.cancel();
+    done.await.unwrap();
+}

@@ -1,7 +1,7 @@
 //! The parent's side: answers requests on the piece port.
 //!
 //! Every connection is one task that reads a request, asks the [`PieceSource`], sends the answer and reads the next
-//! request. A connection costs a few hundred bytes while it is idle and no buffer while it sends: content goes from the
+//! request. A connection costs a few KiB of memory and no buffer while it sends: content goes from the
 //! page cache to the socket with `sendfile`. What is not in the page cache is read in by a blocking thread first, so a slow
 //! disk never holds up the other connections.
 //!
@@ -59,7 +59,7 @@ impl<S: PieceSource> PieceSource for Arc<S> {
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
     /// Connections served at the same time; further ones wait in the kernel's queue (1024). Default 4096: one descriptor
-    /// and less than 4 KiB each.
+    /// and a few KiB each.
     pub connections_max: usize,
     /// Connections from one address; further ones are closed at once, so that one host cannot shut out the others.
     /// Default 1024: many containers may share an address.
@@ -217,7 +217,10 @@ async fn next_connection(
                 }
             }
             accepted = listener.accept(), if !full => match accepted {
-                Ok(accepted) => return Some(accepted),
+                // On a socket for both families an IPv4 child comes in IPv6 clothes.
+                Ok((stream, child)) => {
+                    return Some((stream, SocketAddr::new(child.ip().to_canonical(), child.port())));
+                }
                 Err(error) => {
                     warn!(%error, "piece port cannot accept: check the limit of open files");
                     tokio::time::sleep(ACCEPT_PAUSE).await;

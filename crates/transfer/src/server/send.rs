@@ -16,6 +16,11 @@ use crate::{Arrival, Content, Upload};
 
 /// Bytes that are checked for being in memory, charged to the upload limit and sent in one go.
 const WINDOW: u64 = 1 << 20;
+/// Under an upload limit, the window is what the limit allows in this part of a second: whoever waits for its turn must not
+/// look stalled to its child.
+const LIMITED_WINDOWS_PER_SECOND: u64 = 20;
+/// Smallest window under a limit.
+const WINDOW_MIN: u64 = 64 << 10;
 /// How far ahead of a cold window the disk is asked to read.
 const READ_AHEAD: u64 = 8 << 20;
 /// After so many bytes without waiting, other connections get a turn.
@@ -81,6 +86,11 @@ impl<'a, S> Sender<'a, S> {
                     let available = more
                         .map_err(|_| ErrorKind::TimedOut)?
                         .map_err(io::Error::other)?;
+                    if available <= body.sent {
+                        return Err(io::Error::other(
+                            "the source promised more bytes and has none",
+                        ));
+                    }
                     self.send_body(&mut body, available.min(length)).await?;
                 }
                 Ok(())
@@ -109,15 +119,19 @@ impl<'a, S> Sender<'a, S> {
 
     /// Sends the content up to its byte `end`.
     async fn send_body(&self, body: &mut Body<'_>, end: u64) -> io::Result<()> {
+        let limit = self.shared.options.upload_limit.as_deref();
+        let window_max = limit.map_or(WINDOW, |limit| {
+            (limit.bytes_per_second() / LIMITED_WINDOWS_PER_SECOND).clamp(WINDOW_MIN, WINDOW)
+        });
         let mut turn = 0;
         while body.sent < end {
             let offset = body.file_offset + body.sent;
-            let window = (end - body.sent).min(WINDOW);
+            let window = (end - body.sent).min(window_max);
             if !residency::is_resident(body.file, offset, window) {
                 let ahead = (body.length - body.sent - window).min(READ_AHEAD);
                 residency::warm(&self.shared.disk_reads, body.file, offset, window, ahead).await?;
             }
-            if let Some(limit) = &self.shared.options.upload_limit {
+            if let Some(limit) = limit {
                 limit.acquire(window).await;
             }
             let waited = self.send_window(body, window).await?;
