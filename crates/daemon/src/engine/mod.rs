@@ -19,6 +19,7 @@ mod pieces;
 pub mod session;
 mod spec;
 mod sync_pieces;
+mod unmeasured;
 mod waiting;
 
 use std::collections::HashMap;
@@ -42,6 +43,7 @@ use crate::metrics::Metrics;
 use crate::schedulers::Schedulers;
 use origin::OriginReader;
 use session::{Event, Session, SessionHandle};
+use unmeasured::Spooled;
 
 /// What the engine is made of; see [`Engine::new`].
 pub struct EngineParts {
@@ -207,36 +209,77 @@ impl Engine {
         let metrics = &inner.parts.metrics;
         metrics.origin_asked(&scheme, "HEAD", failed, asked.elapsed());
         let facts = answer?;
-        let content_length = facts.content_length.ok_or_else(|| {
-            DownloadError::Invalid(format!(
-                "the origin does not say how long {} is, so it cannot be shared in pieces: fetch it directly, or use an origin that sends Content-Length",
-                spec.url_redacted()
-            ))
-        })?;
+        let mut spooled = None;
+        let content_length = match facts.content_length {
+            Some(length) => length,
+            None => match unmeasured::length_in_swarm(inner, &spec.task_id).await {
+                Some(length) => length,
+                None if spec.disable_back_to_source => {
+                    return Err(DownloadError::NoParents {
+                        task_id: spec.task_id.clone(),
+                        reason:
+                            "the origin does not say how long the content is, and no peer knows"
+                                .to_owned(),
+                    });
+                }
+                None => {
+                    let room = inner
+                        .parts
+                        .store
+                        .usage()
+                        .map_or(u64::MAX, |usage| usage.available);
+                    let whole = origin::request(spec)?;
+                    let read = Spooled::read(inner, &whole, room).await?;
+                    spooled.insert(read).length()
+                }
+            },
+        };
         let geometry = match spec.piece_length {
             Some(piece_length) => Geometry::new(content_length, piece_length),
             None => Geometry::standard(content_length),
         }
         .map_err(|error| DownloadError::Invalid(error.to_string()))?;
+        let task = self.create(spec, geometry, &facts).await?;
+        if let Some(spooled) = spooled {
+            let (filled, id) = (task.clone(), task.id().clone());
+            let stored = tokio::task::spawn_blocking(move || spooled.store(&filled)).await;
+            stored
+                .map_err(|error| error.to_string())
+                .and_then(|stored| stored)
+                .map_err(|error| {
+                    DownloadError::Invalid(format!("task {id} cannot be stored: {error}"))
+                })?;
+            held::announce(inner, spec, &geometry);
+        }
+        Ok((task, facts))
+    }
+
+    /// Creates the task in the store, evicting others when there is no room.
+    async fn create(
+        &self,
+        spec: &DownloadSpec,
+        geometry: Geometry,
+        facts: &Facts,
+    ) -> Result<Task, DownloadError> {
+        let store = &self.inner.parts.store;
         let mut new = NewTask::new(spec.task_id.clone(), spec.kind, spec.url.clone(), geometry);
         new.response_header = facts.header.clone().into_iter().collect();
         new.etag.clone_from(&facts.version.etag);
         new.last_modified.clone_from(&facts.version.last_modified);
-        let store = inner.parts.store.clone();
-        let created = tokio::task::spawn_blocking(move || store.create_task(new)).await;
+        let creating = store.clone();
+        let created = tokio::task::spawn_blocking(move || creating.create_task(new)).await;
         match created.map_err(|error| DownloadError::Invalid(error.to_string()))? {
             Ok(admitted) => {
                 for evicted in &admitted.evicted {
                     tracing::info!(?evicted, "evicted to make room");
                 }
-                Ok((admitted.task, facts))
+                Ok(admitted.task)
             }
-            Err(CreateError::Exists { task }) => match inner.parts.store.task(&task)? {
-                Some(task) => Ok((task, facts)),
-                None => Err(DownloadError::Invalid(format!(
+            Err(CreateError::Exists { task }) => store.task(&task)?.ok_or_else(|| {
+                DownloadError::Invalid(format!(
                     "task {task} was deleted at the same moment: start the download again"
-                ))),
-            },
+                ))
+            }),
             Err(error) => Err(error.into()),
         }
     }

@@ -93,7 +93,9 @@ impl Pace {
         if self.settled || elapsed < Self::TRIAL {
             return;
         }
-        let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX).max(1);
+        let millis = u64::try_from(elapsed.as_millis())
+            .unwrap_or(u64::MAX)
+            .max(1);
         let rate = (received - self.received_then).saturating_mul(1000) / millis;
         if rate > self.best + self.best / 6 {
             self.best = rate;
