@@ -165,6 +165,11 @@ async fn try_start(config: Config, shutdown: &Shutdown) -> Result<Addresses, Sta
         .as_ref()
         .map(TlsFiles::read)
         .transpose()?;
+    if config.upload.client_tls.is_some() {
+        warn!(
+            "upload.client: connections to other hosts are not encrypted yet, whatever certificates are given"
+        );
+    }
     let store = open_store(&config).await?;
     let listeners = Listeners::bind(&config)?;
     let addresses = listeners.addresses(&config)?;
