@@ -11,6 +11,8 @@
     reason = "test code"
 )]
 
+pub mod parent;
+
 use std::fs::File;
 use std::future::Future;
 use std::io::Write;
