@@ -104,7 +104,7 @@ impl Default for Config {
             server: ServerConfig {
                 listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)),
                 advertise_ip: Ipv4Addr::LOCALHOST.into(),
-                advertise_port: port,
+                advertise_port: 0,
                 hostname: "localhost".to_owned(),
                 tls: None,
                 request_rate_limit: 4000.0,
@@ -194,17 +194,13 @@ fn read_server(server: &Section<'_>, ipv6: bool, defaults: ServerConfig) -> Serv
         Ipv4Addr::UNSPECIFIED.into()
     };
     let port = server.get_or("port", defaults.listen.port());
-    let advertise_port = match server.get_or("advertisePort", 0) {
-        0 => port,
-        advertised => advertised,
-    };
     server.accept_unused(&["logMaxAge", "pluginDir"]);
     ServerConfig {
         listen: SocketAddr::new(server.get_or("listenIP", any), port),
         advertise_ip: server
             .get("advertiseIP")
             .unwrap_or_else(|| machine::address(ipv6)),
-        advertise_port,
+        advertise_port: server.get_or("advertisePort", defaults.advertise_port),
         hostname: server.get("host").unwrap_or_else(machine::hostname),
         tls: TlsFiles::from_section(&server.section("tls")),
         request_rate_limit: server.checked(
@@ -321,4 +317,102 @@ fn read_metrics(section: &Section<'_>) -> Option<SocketAddr> {
 /// set elsewhere.
 fn accept_unused(root: &Section<'_>) {
     root.accept_unused(&["database", "job", "peer", "pprofPort", "tracing"]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Loaded<Config>, ConfigError> {
+        Config::read(Document::parse("scheduler.yaml", text).unwrap())
+    }
+
+    #[test]
+    fn the_keys_of_dragonfly_v2_are_read() {
+        let text = "
+server:
+  advertiseIP: 10.0.0.7
+  advertisePort: 18002
+  listenIP: 127.0.0.1
+  port: 8012
+  host: scheduler-0
+  requestRateLimit: 100
+  logLevel: debug
+  logMaxBackups: 3
+scheduler:
+  algorithm: default
+  backToSourceCount: 3
+  retryBackToSourceLimit: 2
+  retryLimit: 3
+  retryInterval: 100ms
+  gc: {pieceDownloadTimeout: 1m, peerGCInterval: 2s, peerTTL: 1h, taskGCInterval: 3m, hostGCInterval: 4m, hostTTL: 5m}
+database: {redis: {addrs: []}}
+dynConfig: {refreshInterval: 10s}
+manager:
+  addr: manager:65003
+  schedulerClusterID: 4
+  keepAlive: {interval: 2s}
+seedPeer: {taskDownloadTimeout: 10h}
+host: {idc: east, location: a|b}
+metrics: {enable: true, addr: ':9000', enableHost: true}
+console: true
+";
+        let Loaded {
+            value: config,
+            warnings,
+        } = read(text).unwrap();
+        assert!(warnings.is_empty(), "{warnings:?}");
+        assert_eq!(config.server.listen, "127.0.0.1:8012".parse().unwrap());
+        assert_eq!(
+            (
+                config.server.advertise_port,
+                config.server.hostname.as_str()
+            ),
+            (18002, "scheduler-0")
+        );
+        assert_eq!(config.policy.back_to_source_limit, 3);
+        assert_eq!(config.policy.wait_max(), Duration::from_millis(200));
+        assert_eq!(config.policy.host_ttl, Duration::from_secs(300));
+        assert_eq!(
+            (config.cluster_id, config.dynconfig_interval),
+            (4, Duration::from_secs(10))
+        );
+        let manager = config.manager.unwrap();
+        assert_eq!(
+            (manager.addr.as_str(), manager.keep_alive_interval),
+            ("manager:65003", Duration::from_secs(2))
+        );
+        assert_eq!(config.metrics, Some("0.0.0.0:9000".parse().unwrap()));
+        assert!(config.log.console && config.metrics_per_host);
+        assert_eq!(
+            (config.log.level.as_str(), config.log.file_count_max),
+            ("debug", 4)
+        );
+    }
+
+    #[test]
+    fn an_empty_file_means_the_defaults() {
+        let config = read("").unwrap().value;
+        assert_eq!(config.policy, Policy::default());
+        assert_eq!(config.server.listen, "0.0.0.0:8002".parse().unwrap());
+        assert!(config.manager.is_none() && config.metrics.is_none());
+        let ipv6 = read("network: {enableIPv6: true}").unwrap().value;
+        assert_eq!(ipv6.server.listen, "[::]:8002".parse().unwrap());
+    }
+
+    #[test]
+    fn every_mistake_is_told_and_unknown_keys_warn() {
+        let wrong = "scheduler: {algorithm: plugin, retryLimit: 0}\nmanager: {addr: 'a b', schedulerClusterID: 0}\n";
+        let text = read(wrong).unwrap_err().to_string();
+        for key in [
+            "scheduler.algorithm",
+            "scheduler.retryLimit",
+            "manager.addr",
+            "manager.schedulerClusterID",
+        ] {
+            assert!(text.contains(key), "{key} is not in {text}");
+        }
+        let warnings = read("schedular: {}\n").unwrap().warnings;
+        assert_eq!(warnings.len(), 1);
+    }
 }

@@ -21,10 +21,19 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod brain;
 mod cli;
 mod config;
+mod dynconfig;
 mod machine;
+mod membership;
+mod metrics;
+mod parts;
+mod rpc;
+mod seeds;
 mod service;
+#[cfg(test)]
+mod tests;
 
 pub use cli::{Args, main};
 pub use config::{Config, HostConfig, LogConfig, ManagerConfig, ServerConfig};

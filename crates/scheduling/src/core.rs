@@ -138,6 +138,11 @@ impl<H, T> Core<H, T> {
         self.hosts.iter().map(|(_, host)| host)
     }
 
+    /// How many seed hosts can be asked for work.
+    pub fn available_seed_count(&self) -> usize {
+        self.seed_ring.len()
+    }
+
     /// How many peers are known.
     pub fn peer_count(&self) -> usize {
         self.peers.len()

@@ -22,6 +22,10 @@ impl SeedRing {
         Self { hosts, ring }
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.hosts.len()
+    }
+
     pub(crate) fn is_available(&self) -> bool {
         !self.hosts.is_empty()
     }

@@ -3,6 +3,9 @@
 use super::world::{Heard, NOTHING, ORIGIN, World, host_id, ms, parents};
 use crate::{Event, OriginWish, Report, SourceFailure, TriggerFailure};
 
+/// A way to lose the reader `a`, and what it is called.
+type Loss = (&'static str, fn(&mut World));
+
 #[test]
 fn a_seed_is_asked_and_the_others_wait_for_it() {
     let mut world = World::new();
@@ -151,7 +154,7 @@ fn an_origin_that_is_down_is_tried_three_times_in_all() {
 
 #[test]
 fn exactly_one_next_reader_follows_each_kind_of_loss() {
-    let losses: [(&str, fn(&mut World)); 5] = [
+    let losses: [Loss; 5] = [
         ("fails", |world| drop(world.origin_fails("a", 500))),
         ("gives up", |world| drop(world.report("a", Report::Failed))),
         ("loses its stream", |world| world.break_stream("a")),
