@@ -234,20 +234,18 @@ impl Shutdown {
     /// # Errors
     /// A signal handler cannot be installed.
     pub async fn run(&self, grace: Duration) -> std::io::Result<Drained> {
-        self.run_in_order(&[], grace).await
+        Ok(self.run_in_order(&mut Signals::new()?, &[], grace).await)
     }
 
     /// As [`Shutdown::run`], but after a signal `parts` are drained one after the other before the rest, each with the grace
-    /// time of its own: for parts that still need the next ones while they end.
-    ///
-    /// # Errors
-    /// A signal handler cannot be installed.
+    /// time of its own: for parts that still need the next ones while they end. Take the signals over before anybody is
+    /// told that the process serves, or the first one may still end it the hard way.
     pub async fn run_in_order(
         &self,
+        signals: &mut Signals,
         parts: &[Shutdown],
         grace: Duration,
-    ) -> std::io::Result<Drained> {
-        let mut signals = Signals::new()?;
+    ) -> Drained {
         tokio::select! {
             biased;
             () = self.tree.root.cancelled() => {}
@@ -265,15 +263,14 @@ impl Shutdown {
                 failure: rest.failure,
             }
         };
-        let drained = tokio::select! {
+        tokio::select! {
             biased;
             drained = in_order => drained,
             signal = signals.next() => {
                 warn!(signal, "stopping at once, asked a second time");
                 self.drain(Duration::ZERO).await
             }
-        };
-        Ok(drained)
+        }
     }
 
     fn abort_all(&self) -> Vec<String> {

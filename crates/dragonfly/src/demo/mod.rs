@@ -17,7 +17,7 @@ mod summary;
 mod sys;
 mod view;
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -190,10 +190,8 @@ fn tell(summary: &Summary, options: &Options, view: &mut View) -> anyhow::Result
         view.say(&line);
     }
     if options.json {
-        println!(
-            "{}",
-            serde_json::to_string(summary).context("the summary as JSON")?
-        );
+        let json = serde_json::to_string(summary).context("the summary as JSON")?;
+        writeln!(std::io::stdout(), "{json}").context("standard output")?;
     }
     Ok(())
 }

@@ -7,6 +7,7 @@
 
 mod folder;
 
+use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use runtime::config::Document;
-use runtime::shutdown::Shutdown;
+use runtime::shutdown::{Shutdown, Signals};
 
 use folder::{DAEMON, Folder, MANAGER, SCHEDULER};
 
@@ -46,21 +47,37 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<ExitCode> {
     let folder = Folder::open(&options)?;
     let _log = runtime::log::init(&folder.log_options(&options))?;
     let configs = Configs::load(&folder)?;
+    let mut signals = Signals::new().context("signals cannot be handled")?;
     let shutdown = Shutdown::new();
     // In the order in which they need each other; they end the other way round.
     let parts = [shutdown.child(), shutdown.child(), shutdown.child()];
-    let serving = match start(&folder, configs, &parts).await {
-        Ok(serving) => serving,
-        Err(error) => {
+    let serving = tokio::select! {
+        biased;
+        _ = signals.next() => None,
+        serving = start(&folder, configs, &parts) => Some(serving),
+    };
+    let serving = match serving {
+        Some(Ok(serving)) => serving,
+        // Told to stop while starting is no failure.
+        None => {
+            shutdown.drain(GRACE).await;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(Err(error)) => {
             shutdown.drain(GRACE).await;
             return Err(error);
         }
     };
-    println!("{}", serving.banner(&folder, begun.elapsed()));
+    // Whoever started this may not be reading; that is no reason to stop.
+    let _ = writeln!(
+        std::io::stdout(),
+        "{}",
+        serving.banner(&folder, begun.elapsed())
+    );
     let [manager, scheduler, daemon] = parts;
     let drained = shutdown
-        .run_in_order(&[daemon, scheduler, manager], GRACE)
-        .await?;
+        .run_in_order(&mut signals, &[daemon, scheduler, manager], GRACE)
+        .await;
     match drained.failure {
         None => Ok(ExitCode::SUCCESS),
         Some(failure) => Err(failure.into()),

@@ -12,7 +12,9 @@ mod server;
 pub use client::{ClientOptions, DialError, channel, channel_unix, endpoint, is_serving};
 pub use count::{CallCounter, CountError, Counted};
 pub use limit::{RateLimit, RateLimited};
-pub use server::{ServerOptions, health, reflection, server, spawn_incoming, spawn_tcp, spawn_unix};
+pub use server::{
+    ServerOptions, health, reflection, server, spawn_incoming, spawn_tcp, spawn_unix,
+};
 
 /// The largest message that is accepted, bytes. Dragonfly v2 allows 2 GiB; the largest real one (a task of many pieces with
 /// all its records) stays under 16 MiB, and a stranger must not make a service allocate more.

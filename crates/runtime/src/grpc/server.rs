@@ -97,7 +97,12 @@ pub fn spawn_incoming<C, E>(
     incoming: impl Stream<Item = Result<C, E>> + Send + 'static,
     shutdown: &Shutdown,
 ) where
-    C: AsyncRead + AsyncWrite + Connected<ConnectInfo: Clone + Send + Sync> + Unpin + Send + 'static,
+    C: AsyncRead
+        + AsyncWrite
+        + Connected<ConnectInfo: Clone + Send + Sync>
+        + Unpin
+        + Send
+        + 'static,
     E: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
 {
     let part = shutdown.clone();
