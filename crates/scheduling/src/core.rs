@@ -215,12 +215,10 @@ impl<H, T> Core<H, T> {
             .after(event)
             .ok_or(Refusal::Transition { event, state })?;
         let task = peer.task;
-        let was_holder = peer.is_holder();
         peer.state = to;
         if event != PeerEvent::Leave {
             peer.updated_at = now;
         }
-        let is_holder = peer.is_holder();
         match to {
             PeerState::BackToSource => self.drop_in_edges(key),
             PeerState::Succeeded => {
@@ -240,7 +238,7 @@ impl<H, T> Core<H, T> {
             }
             _ => {}
         }
-        self.count_holder(task, was_holder, is_holder);
+        self.refresh_holder(key);
         self.refresh_serving(key);
         Ok(())
     }
@@ -263,17 +261,14 @@ impl<H, T> Core<H, T> {
         self.end_reading(key);
     }
 
-    fn count_holder(&mut self, task: TaskKey, was: bool, is: bool) {
-        let task_record = &mut self.tasks[task];
-        match (was, is) {
-            (false, true) => task_record.holder_count += 1,
-            (true, false) => {
-                task_record.holder_count -= 1;
-                if task_record.holder_count == 0 {
-                    self.bereft.push(task);
-                }
-            }
-            _ => {}
+    fn refresh_holder(&mut self, key: PeerKey) {
+        let (task, holds) = (self.peers[key].task, self.peers[key].is_holder());
+        let listed = self.peers[key].places.is_in(Roster::Holders);
+        let holders = &mut self.tasks[task].holders;
+        if holds && !listed {
+            roster::add(Roster::Holders, holders, &mut self.peers, key);
+        } else if !holds && roster::remove(Roster::Holders, holders, &mut self.peers, key) {
+            self.bereft.push(task);
         }
     }
 

@@ -124,8 +124,8 @@ pub struct Task<T> {
     pub(crate) peers: Vec<PeerKey>,
     /// Peers that a v2 child may be given: they have the content or a source of it.
     pub(crate) serving: Vec<PeerKey>,
-    /// How many of them have it whole.
-    pub(crate) holder_count: u32,
+    /// Those of them that have it whole.
+    pub(crate) holders: Vec<PeerKey>,
     /// Mesh peers that take part.
     pub(crate) mesh: Vec<PeerKey>,
     /// Peers on seed hosts; may hold keys of peers that are gone.

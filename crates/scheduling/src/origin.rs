@@ -123,11 +123,7 @@ impl<H, T> Core<H, T> {
     /// Whether somebody has the whole content and may be asked by `key`.
     pub(crate) fn has_holder(&self, key: PeerKey) -> bool {
         let task = &self.tasks[self.peers[key].task];
-        task.holder_count > 0
-            && task
-                .serving
-                .iter()
-                .any(|other| self.peers[*other].is_holder() && self.may_meet(*other, key))
+        task.holders.iter().any(|other| self.may_meet(*other, key))
     }
 
     /// Whether `key` may be sent to the origin.

@@ -30,7 +30,12 @@ impl<H, T> Core<H, T> {
         let mut serving = std::mem::take(&mut self.tasks[task].serving);
         let mut found: Vec<(f64, PeerKey)> = Vec::new();
         for place in 0..serving.len() {
-            if place >= self.policy.filter_parent_limit && !found.is_empty() {
+            let enough = match wanted {
+                Wanted::Any => !found.is_empty(),
+                // They come on top of others; it is not worth looking through thousands for one.
+                Wanted::V2 => true,
+            };
+            if place >= self.policy.filter_parent_limit && enough {
                 break;
             }
             let candidate = roster::draw(

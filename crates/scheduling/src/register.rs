@@ -218,7 +218,7 @@ fn new_task<T>(
         peer_failed_count: 0,
         peers: Vec::new(),
         serving: Vec::new(),
-        holder_count: 0,
+        holders: Vec::new(),
         mesh: Vec::new(),
         seeds: Vec::new(),
         waiting: Vec::new(),

@@ -16,19 +16,21 @@ pub(crate) enum Roster {
     Task,
     /// `Task::serving`.
     Serving,
+    /// `Task::holders`.
+    Holders,
     /// `Task::mesh`.
     Mesh,
 }
 
 /// Where a peer stands in each list.
 #[derive(Debug)]
-pub(crate) struct Places([u32; 4]);
+pub(crate) struct Places([u32; 5]);
 
 const NOWHERE: u32 = u32::MAX;
 
 impl Default for Places {
     fn default() -> Self {
-        Self([NOWHERE; 4])
+        Self([NOWHERE; 5])
     }
 }
 

@@ -354,7 +354,7 @@ impl Swarm {
                 .peers
                 .iter()
                 .filter(|key| core.peers[**key].is_holder());
-            assert_eq!(holders.count(), task.holder_count as usize);
+            assert_eq!(holders.count(), task.holders.len());
         }
     }
 }
