@@ -16,7 +16,7 @@ use dragonfly_api::scheduler::v2::scheduler_client::SchedulerClient;
 use runtime::grpc::{self, ClientOptions, DialError};
 use tonic::transport::Channel;
 
-use super::fleet::Fleet;
+use super::fleet::{Fleet, Rank};
 
 /// How long one step of the start may take. A healthy one takes tenths of a second, a busy machine some seconds.
 const STEP_WAIT: Duration = Duration::from_secs(30);
@@ -252,7 +252,7 @@ impl Start<'_> {
             seed = role == Role::Seed,
         );
         let config = self.config_file(name, &config)?;
-        let member = self.spawn(fleet, name, &self.programs.dfdaemon, &[], &config)?;
+        let member = self.spawn(fleet, name, Rank::Host, &config)?;
         Ok((
             Host {
                 name: name.to_owned(),
@@ -269,13 +269,7 @@ impl Start<'_> {
     fn service(&self, fleet: &mut Fleet, name: &str, config: &str) -> Result<usize, StartError> {
         make_folder(&self.folder.join(name))?;
         let config = self.config_file(name, config)?;
-        self.spawn(
-            fleet,
-            name,
-            &self.programs.dragonfly,
-            &[name.to_owned()],
-            &config,
-        )
+        self.spawn(fleet, name, Rank::Service, &config)
     }
 
     fn config_file(&self, name: &str, config: &str) -> Result<PathBuf, StartError> {
@@ -287,15 +281,18 @@ impl Start<'_> {
         Ok(path)
     }
 
+    /// Starts a daemon, or `dragonfly NAME` for a service.
     fn spawn(
         &self,
         fleet: &mut Fleet,
         name: &str,
-        program: &Path,
-        arguments: &[String],
+        rank: Rank,
         config: &Path,
     ) -> Result<usize, StartError> {
-        let mut arguments = arguments.to_vec();
+        let (program, mut arguments) = match rank {
+            Rank::Host => (&self.programs.dfdaemon, Vec::new()),
+            Rank::Service => (&self.programs.dragonfly, vec![name.to_owned()]),
+        };
         arguments.extend([
             "--config".to_owned(),
             config.display().to_string(),
@@ -303,7 +300,7 @@ impl Start<'_> {
         ]);
         let log = self.folder.join(format!("{name}.log"));
         fleet
-            .start(name, program, &arguments, log)
+            .start(name, rank, program, &arguments, log)
             .map_err(|error| StartError::Spawn {
                 name: name.to_owned(),
                 error,

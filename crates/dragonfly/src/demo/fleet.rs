@@ -12,6 +12,15 @@ use super::sys;
 /// How long a process may take to end after SIGTERM before it is killed.
 const TERM_WAIT: Duration = Duration::from_secs(5);
 
+/// When a process is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Rank {
+    /// After all hosts, the one started last first.
+    Service,
+    /// First: it says goodbye to the services.
+    Host,
+}
+
 /// All processes, in the order in which they were started. Dropping it kills those that are left.
 #[derive(Default)]
 pub(super) struct Fleet {
@@ -25,6 +34,7 @@ pub(super) struct Member {
     /// The highest resident memory and the latest processor time that were seen.
     pub(super) figures: Figures,
     pub(super) started: Instant,
+    rank: Rank,
     child: Child,
     ended: Option<(ExitStatus, Instant)>,
 }
@@ -35,6 +45,7 @@ impl Fleet {
     pub(super) fn start(
         &mut self,
         name: &str,
+        rank: Rank,
         program: &Path,
         arguments: &[String],
         log: PathBuf,
@@ -53,6 +64,7 @@ impl Fleet {
             name: name.to_owned(),
             log,
             figures,
+            rank,
             started: Instant::now(),
             child,
             ended: None,
@@ -88,24 +100,37 @@ impl Fleet {
         self.members.clear();
     }
 
-    /// Asks all processes to end, those started last first, waits, and kills those that do not.
+    /// Asks all processes to end, hosts before services, waits, and kills those that do not.
     pub(super) async fn stop(&mut self) {
         self.sample();
-        for member in self.members.iter().rev() {
-            member.signal(rustix::process::Signal::TERM);
-        }
-        let deadline = tokio::time::Instant::now() + TERM_WAIT;
-        for member in self.members.iter_mut().rev() {
-            if tokio::time::timeout_at(deadline, member.child.wait())
-                .await
-                .is_err()
-            {
-                tracing::warn!(process = %member.name, "did not stop, killed");
-                member.signal(rustix::process::Signal::KILL);
-                let _ = member.child.wait().await;
-            }
+        // Sorting is stable: the services stay in the order in which they were started.
+        self.members.sort_by_key(|member| member.rank);
+        let service_count = self
+            .members
+            .partition_point(|member| member.rank == Rank::Service);
+        end(&mut self.members[service_count..]).await;
+        for index in (0..service_count).rev() {
+            end(&mut self.members[index..=index]).await;
         }
         self.members.clear();
+    }
+}
+
+/// Asks these processes to end, all at once, waits, and kills those that do not.
+async fn end(members: &mut [Member]) {
+    for member in members.iter() {
+        member.signal(rustix::process::Signal::TERM);
+    }
+    let deadline = tokio::time::Instant::now() + TERM_WAIT;
+    for member in members {
+        if tokio::time::timeout_at(deadline, member.child.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!(process = %member.name, "did not stop, killed");
+            member.signal(rustix::process::Signal::KILL);
+            let _ = member.child.wait().await;
+        }
     }
 }
 
@@ -192,6 +217,7 @@ mod tests {
         let index = fleet
             .start(
                 "sleeper",
+                Rank::Host,
                 Path::new("/bin/sh"),
                 &script,
                 folder.path().join("log"),

@@ -31,7 +31,7 @@ use sha2::{Digest, Sha256};
 
 use cluster::{Cluster, Programs};
 use content::Content;
-use fleet::Fleet;
+use fleet::{Fleet, Rank};
 use folder::Folder;
 use origin::Origin;
 use progress::{Board, Giver};
@@ -287,7 +287,7 @@ impl Run<'_> {
             let log = self.folder.join(format!("dfget-{}.log", peer.name));
             members.push(
                 fleet
-                    .start(&name, self.dfget, &arguments, log)
+                    .start(&name, Rank::Host, self.dfget, &arguments, log)
                     .with_context(|| format!("cannot start {name}"))?,
             );
         }
