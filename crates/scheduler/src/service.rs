@@ -16,7 +16,7 @@ use crate::brain::{self, Brain, TriggerOrder};
 use crate::config::Config;
 use crate::dynconfig::{Follower, ManagerSource, Source};
 use crate::membership::Member;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, PerHost};
 use crate::parts::Parts;
 use crate::rpc;
 use crate::seeds::Seeds;
@@ -85,12 +85,17 @@ impl Scheduler {
             keepalive_timeout: KEEPALIVE_TIMEOUT,
             ..ServerOptions::default()
         })?;
+        let per_host = if config.metrics_per_host {
+            PerHost::Counted
+        } else {
+            PerHost::Not
+        };
         let (brain, orders) = Brain::new(config.policy.clone(), fastrand::u64(..));
         let parts = Arc::new(Parts {
             brain: brain.clone(),
             dynconfig: Arc::default(),
             metrics: Arc::new(
-                Metrics::new().map_err(|error| StartError::Internal(error.to_string()))?,
+                Metrics::new(per_host).map_err(|error| StartError::Internal(error.to_string()))?,
             ),
             probe: Arc::default(),
             cluster_id: config.cluster_id,

@@ -44,6 +44,7 @@ mod roster;
 mod seek;
 mod states;
 mod timers;
+mod trigger;
 
 pub use arena::Key;
 pub use core::Core;

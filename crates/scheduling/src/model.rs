@@ -10,9 +10,10 @@ use crate::arena::Key;
 use crate::cost::CostWindow;
 use crate::evaluator::Site;
 use crate::message::{SourceFailure, StreamId};
-use crate::origin::{Reader, Trigger, Verdict};
+use crate::origin::{Reader, Verdict};
 use crate::roster::Places;
 use crate::states::{PeerState, TaskState};
+use crate::trigger::Trigger;
 
 /// A moment, as the time since the core was made. The caller's clock must be monotonic.
 pub type Time = Duration;

@@ -1,18 +1,22 @@
 //! The scheduler's metrics, under Dragonfly v2's names (scheduler sheet, section 10).
 
+mod labels;
 mod summary;
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use dragonfly_api::common::v2::{Host, Priority};
+use dragonfly_api::common::v2::Host;
 use parking_lot::Mutex;
 use prometheus::IntGauge;
-use protocol::{HostRole, TaskKind, TrafficType};
+use protocol::TrafficType;
 use runtime::metrics::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 use scheduling::Report;
 use summary::{Shared, Summary};
+
+pub(crate) use labels::PeerLabels;
+use labels::size_level;
 
 use crate::rpc::SaidReport;
 
@@ -41,6 +45,14 @@ const CALLS: [(Call, &str); 7] = [
 
 const PEER_LABELS: [&str; 3] = ["priority", "task_type", "host_type"];
 const PIECE_LABELS: [&str; 3] = ["traffic_type", "task_type", "host_type"];
+const HOST_TRAFFIC_LABELS: [&str; 6] = [
+    "type",
+    "task_type",
+    "host_type",
+    "host_id",
+    "host_ip",
+    "host_name",
+];
 const HOST_LABELS: [&str; 9] = [
     "os",
     "platform",
@@ -78,55 +90,27 @@ pub(crate) struct Metrics {
     download_duration: Arc<Summary>,
     schedule_duration: Arc<Summary>,
     host_kinds: Mutex<HashSet<[String; 9]>>,
+    /// Only with `metrics.enableHost`.
+    host_traffic: Option<IntCounterVec>,
 }
 
-/// What a peer's figures are filed under.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct PeerLabels {
-    priority: &'static str,
-    task_type: &'static str,
-    host_type: &'static str,
-    content_length: Option<u64>,
-    since: Option<Instant>,
+/// Whether traffic is counted for each host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PerHost {
+    Counted,
+    Not,
 }
 
-impl PeerLabels {
-    pub(crate) fn new(
-        priority: i32,
-        kind: TaskKind,
-        role: Option<HostRole>,
-        content_length: Option<u64>,
-    ) -> Self {
-        Self {
-            priority: Priority::try_from(priority)
-                .unwrap_or(Priority::Level0)
-                .as_str_name(),
-            task_type: match kind {
-                TaskKind::Standard => "STANDARD",
-                TaskKind::Persistent => "PERSISTENT",
-                TaskKind::PersistentCache => "PERSISTENT_CACHE",
-                TaskKind::Cache => "CACHE",
-            },
-            host_type: match role {
-                Some(HostRole::Seed) => "super",
-                Some(HostRole::Normal) | None => "normal",
-            },
-            content_length,
-            since: Some(Instant::now()),
-        }
-    }
-
-    fn of_peer(&self) -> [&'static str; 3] {
-        [self.priority, self.task_type, self.host_type]
-    }
-
-    fn of_piece(&self, traffic: TrafficType) -> [&'static str; 3] {
-        [traffic_name(traffic), self.task_type, self.host_type]
-    }
+/// Which way bytes went, seen from a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Upload,
+    Download,
 }
 
 impl Metrics {
-    pub(crate) fn new() -> prometheus::Result<Self> {
+    /// All counters; with `PerHost::Counted` also the traffic of each host.
+    pub(crate) fn new(per_host: PerHost) -> prometheus::Result<Self> {
         let registry = runtime::metrics::registry();
         let one = |name: &str, help: &str| counter(&registry, name, help);
         let many =
@@ -233,6 +217,14 @@ impl Metrics {
             download_duration,
             schedule_duration,
             host_kinds: Mutex::default(),
+            host_traffic: match per_host {
+                PerHost::Counted => Some(many(
+                    "host_traffic",
+                    "Bytes of finished pieces, by host.",
+                    &HOST_TRAFFIC_LABELS,
+                )?),
+                PerHost::Not => None,
+            },
             registry,
         })
     }
@@ -277,6 +269,32 @@ impl Metrics {
     pub(crate) fn answered(&self, after: Duration) {
         self.schedule_duration
             .observe("", after.as_secs_f64() * 1000.0);
+    }
+
+    /// Whether [`Metrics::moved`] has an effect.
+    pub(crate) fn counts_hosts(&self) -> bool {
+        self.host_traffic.is_some()
+    }
+
+    /// A host sent or received this many bytes of a piece.
+    pub(crate) fn moved(&self, direction: Direction, labels: &PeerLabels, host: &Host, bytes: u64) {
+        let Some(counters) = &self.host_traffic else {
+            return;
+        };
+        let direction = match direction {
+            Direction::Upload => "upload",
+            Direction::Download => "download",
+        };
+        let host_type = if host.r#type == 0 { "normal" } else { "super" };
+        let values = [
+            direction,
+            labels.task_type,
+            host_type,
+            &host.id,
+            &host.ip,
+            &host.hostname,
+        ];
+        counters.with_label_values(&values).inc_by(bytes);
     }
 
     /// A host announced itself.
@@ -371,48 +389,6 @@ impl Metrics {
     }
 }
 
-/// The label of a task's length: powers of two from 1 MiB on, with the gaps that Dragonfly v2 has.
-fn size_level(content_length: u64) -> usize {
-    const MIB: u64 = 1 << 20;
-    const GIB: u64 = 1 << 30;
-    const BOUNDS: [u64; 19] = [
-        MIB,
-        4 * MIB,
-        8 * MIB,
-        16 * MIB,
-        32 * MIB,
-        64 * MIB,
-        128 * MIB,
-        256 * MIB,
-        512 * MIB,
-        GIB,
-        4 * GIB,
-        8 * GIB,
-        16 * GIB,
-        32 * GIB,
-        64 * GIB,
-        128 * GIB,
-        256 * GIB,
-        512 * GIB,
-        1024 * GIB,
-    ];
-    if content_length == 0 {
-        return 0;
-    }
-    1 + BOUNDS
-        .iter()
-        .take_while(|bound| content_length >= **bound)
-        .count()
-}
-
-fn traffic_name(traffic: TrafficType) -> &'static str {
-    match traffic {
-        TrafficType::BackToSource => "BACK_TO_SOURCE",
-        TrafficType::RemotePeer => "REMOTE_PEER",
-        TrafficType::LocalPeer => "LOCAL_PEER",
-    }
-}
-
 fn opts(name: &str, help: &str) -> Opts {
     Opts::new(format!("dragonfly_scheduler_{name}"), help)
 }
@@ -475,25 +451,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn size_levels_of_the_sheet() {
-        let table = [
-            (0, 0),
-            (1, 1),
-            (1 << 20, 2),
-            (300 << 20, 9),
-            (512 << 20, 10),
-            (1 << 30, 11),
-            (4 << 30, 12),
-            (1 << 40, 20),
-        ];
-        for (length, level) in table {
-            assert_eq!(size_level(length), level, "{length}");
-        }
-    }
-
-    #[test]
     fn a_flood_of_machines_ends_up_under_other() {
-        let metrics = Metrics::new().unwrap();
+        let metrics = Metrics::new(PerHost::Not).unwrap();
         for n in 0..1000 {
             metrics.announced(
                 &Host {

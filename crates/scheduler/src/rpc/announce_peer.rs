@@ -14,18 +14,18 @@ use dragonfly_api::scheduler::v2::{
     NeedBackToSourceResponse, NormalTaskResponse,
 };
 use futures::Stream;
-use protocol::PeerId;
+use protocol::{HostId, PeerId};
 use runtime::shutdown::Shutdown;
 use scheduling::{Event, Report, StreamId};
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 use tracing::debug;
 
-use super::convert::{Message, Order, Said};
+use super::convert::{Message, Order, Said, SaidReport};
 use super::present::{self, Headers};
 use super::status;
-use crate::brain::Outgoing;
-use crate::metrics::PeerLabels;
+use crate::brain::{HostRecord, Outgoing};
+use crate::metrics::{Direction, PeerLabels};
 use crate::parts::Parts;
 
 /// The gRPC metadata key by which a daemon and a scheduler of this project recognise each other.
@@ -175,6 +175,9 @@ impl Conversation {
                 self.parts
                     .metrics
                     .reported(&labels.unwrap_or_default(), &said);
+                if self.parts.metrics.counts_hosts() {
+                    self.count_hosts(&host_id, labels.unwrap_or_default(), &said);
+                }
                 self.parts.brain.handle(Event::PeerReported {
                     stream: self.stream,
                     peer_id,
@@ -184,6 +187,27 @@ impl Conversation {
             Said::Nonsense(what) => debug!(%peer_id, what, "report ignored"),
         }
         Ok(())
+    }
+
+    /// Counts a finished piece for the host that has it now and the one that gave it.
+    fn count_hosts(&self, own: &HostId, labels: PeerLabels, said: &SaidReport) {
+        let Some((_, bytes)) = said.traffic else {
+            return;
+        };
+        let parent = match &said.report {
+            Report::PieceFinished { parent, .. } => parent.as_ref(),
+            _ => None,
+        };
+        let (own, parent) = self.parts.brain.read(|core| {
+            let parent = parent.and_then(|parent| core.host(core.find_peer(parent)?.host));
+            let record = |host: &scheduling::Host<HostRecord>| host.data.clone();
+            (core.find_host(own).map(record), parent.map(record))
+        });
+        for (direction, host) in [(Direction::Download, own), (Direction::Upload, parent)] {
+            if let Some(host) = host {
+                self.parts.metrics.moved(direction, &labels, &host, bytes);
+            }
+        }
     }
 
     fn register(&mut self, order: Order, download: Download) -> Result<(), Status> {

@@ -253,7 +253,7 @@ async fn health_and_reflection_answer() {
 
 #[tokio::test]
 async fn metrics_have_the_names_of_dragonfly_v2() {
-    let running = Running::start().await;
+    let running = Running::with(|config| config.metrics_per_host = true).await;
     running.register("a", download()).await.read_origin().await;
     let mut stream = tokio::net::TcpStream::connect(running.scheduler.metrics_addr().unwrap())
         .await
@@ -271,6 +271,7 @@ async fn metrics_have_the_names_of_dragonfly_v2() {
         format!("dragonfly_scheduler_download_peer_finished_total{peer} 1"),
         "dragonfly_scheduler_traffic{host_type=\"normal\",task_type=\"STANDARD\",type=\"BACK_TO_SOURCE\"} 4194304".to_owned(),
         "dragonfly_scheduler_announce_peer_total 1".to_owned(),
+        "dragonfly_scheduler_host_traffic{host_id=\"host-a\",host_ip=\"127.0.0.1\",host_name=\"a\",host_type=\"normal\"".to_owned(),
         "dragonfly_scheduler_download_peer_duration_milliseconds_count{task_size_level=\"7\"} 1".to_owned(),
         "dragonfly_scheduler_schedule_duration_milliseconds_count 1".to_owned(),
     ] {
