@@ -89,7 +89,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let dir = folder();
+        let dir = folder_in_memory();
         let store = Some(open(dir.path()));
         Self {
             dir,
@@ -257,7 +257,7 @@ impl World {
 
     /// A copy of the folder at this instant is what a kill leaves: whatever was written is in the page cache.
     fn kill(&mut self) {
-        let copy = folder();
+        let copy = folder_in_memory();
         copy_folder(self.dir.path(), copy.path());
         let before = std::mem::replace(&mut self.dir, copy);
         self.reopen();

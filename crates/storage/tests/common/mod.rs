@@ -10,9 +10,14 @@ use std::time::{Duration, SystemTime};
 use protocol::{Crc32, Geometry, PieceNumber, TaskId, TaskKind, TrafficType};
 use storage::{Claim, NewTask, Options, PieceOrigin, PieceWriter, Store, Task};
 
-/// A temporary folder; on the disk that holds the target folder when that is not a tmpfs.
+/// A temporary folder on the disk.
 pub(crate) fn folder() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
+}
+
+/// A temporary folder in memory where there is one: for tests of thousands of small steps.
+pub(crate) fn folder_in_memory() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| folder())
 }
 
 pub(crate) fn open(dir: &Path) -> Store {
