@@ -79,6 +79,12 @@ impl Fleet {
         }
     }
 
+    /// Whether this process has not ended; the moment of its end is noted here first.
+    pub(super) fn is_running(&mut self, index: usize) -> bool {
+        self.members[index].note_end();
+        self.members[index].ended.is_none()
+    }
+
     /// The process with this index, as [`Fleet::start`] gave it.
     pub(super) fn member(&self, index: usize) -> &Member {
         &self.members[index]
@@ -161,7 +167,13 @@ impl Member {
         if let Some(figures) = self.child.id().and_then(runtime::process::of) {
             self.figures = figures;
         }
-        if let Ok(Some(status)) = self.child.try_wait() {
+        self.note_end();
+    }
+
+    fn note_end(&mut self) {
+        if self.ended.is_none()
+            && let Ok(Some(status)) = self.child.try_wait()
+        {
             self.ended = Some((status, Instant::now()));
         }
     }

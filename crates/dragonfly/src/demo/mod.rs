@@ -38,8 +38,10 @@ use progress::{Board, Giver};
 use summary::{BytesFrom, PeerSummary, ProcessSummary, Summary};
 use view::{Moment, View};
 
-/// Time between two looks at the swarm.
-const TICK: Duration = Duration::from_millis(100);
+/// Time between two looks at the processes: how exactly the time of a download is known.
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
+/// Time between two pictures.
+const PICTURE_PAUSE: Duration = Duration::from_millis(100);
 /// Time for the demo's own tasks to end.
 const GRACE: Duration = Duration::from_secs(1);
 /// Lines of dfget's output that are shown when it fails.
@@ -296,6 +298,8 @@ impl Run<'_> {
                 progress::watch(self.cluster.clone(), index, self.url.clone(), board.clone());
             shutdown.spawn_until_begun("watcher", watch);
         }
+        let watch = progress::watch_seed(self.cluster.clone(), board.clone());
+        shutdown.spawn_until_begun("watcher of the seed", watch);
         self.follow(fleet, &members, &board, view).await;
         self.sum_up(fleet, &members, &board).await
     }
@@ -303,35 +307,28 @@ impl Run<'_> {
     /// Shows the swarm until every dfget has ended.
     async fn follow(&self, fleet: &mut Fleet, members: &[usize], board: &Board, view: &mut View) {
         let begun = Instant::now();
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let names: Vec<&str> = self
+            .cluster
+            .peers
+            .iter()
+            .map(|peer| peer.name.as_str())
+            .collect();
+        let mut last_picture = None;
         loop {
-            tick.tick().await;
-            fleet.sample();
-            let running = members
-                .iter()
-                .any(|member| fleet.member(*member).ended().is_none());
-            let seed_bytes = scrape::origin_bytes(self.cluster.seed.metrics)
-                .await
-                .unwrap_or(0);
-            let peers = board.read();
-            let file_bytes = peers.iter().find_map(|peer| peer.file_bytes);
-            let names = self
-                .cluster
-                .peers
-                .iter()
-                .map(|peer| peer.name.as_str())
-                .collect();
-            view.show(&Moment {
-                elapsed: begun.elapsed(),
-                file_bytes,
-                seed_bytes,
-                names,
-                peers: &peers,
-            });
+            let running = members.iter().any(|member| fleet.is_running(*member));
+            if !running || last_picture.is_none_or(|at: Instant| at.elapsed() >= PICTURE_PAUSE) {
+                last_picture = Some(Instant::now());
+                fleet.sample();
+                view.show(&Moment {
+                    elapsed: begun.elapsed(),
+                    names: &names,
+                    standing: board.read(),
+                });
+            }
             if !running {
                 return;
             }
+            tokio::time::sleep(LOOK_PAUSE).await;
         }
     }
 
@@ -341,7 +338,7 @@ impl Run<'_> {
         members: &[usize],
         board: &Board,
     ) -> anyhow::Result<Summary> {
-        let progress = board.read();
+        let progress = board.read().peers;
         let mut errors = Vec::new();
         let mut peers = Vec::new();
         let mut file_bytes = 0;

@@ -11,6 +11,10 @@ use dragonfly_api::dfdaemon::v2::download_task_response::Response;
 use runtime::grpc::{self, ClientOptions};
 
 use super::cluster::{Cluster, Host};
+use super::scrape;
+
+/// Pause between two looks at the seed.
+const SEED_PAUSE: Duration = Duration::from_millis(100);
 
 /// Who gave bytes to a peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,24 +57,46 @@ impl Progress {
     }
 }
 
-/// The progress of all peers, written by the watchers and read by the view.
+/// The progress of the seed and of all peers, written by the watchers and read by the view.
 #[derive(Clone)]
-pub(super) struct Board(Arc<Mutex<Vec<Progress>>>);
+pub(super) struct Board(Arc<Mutex<Standing>>);
+
+/// What a board says at one moment.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Standing {
+    /// Bytes that the seed has read from the origin.
+    pub(super) seed_bytes: u64,
+    pub(super) peers: Vec<Progress>,
+}
 
 impl Board {
     /// A board for so many peers.
     pub(super) fn new(peer_count: usize) -> Self {
-        Self(Arc::new(Mutex::new(vec![Progress::default(); peer_count])))
+        let peers = vec![Progress::default(); peer_count];
+        Self(Arc::new(Mutex::new(Standing {
+            seed_bytes: 0,
+            peers,
+        })))
     }
 
     /// What is known now.
-    pub(super) fn read(&self) -> Vec<Progress> {
+    pub(super) fn read(&self) -> Standing {
         self.lock().clone()
     }
 
     /// Counters only: they are whole whatever happens to a thread that holds the lock.
-    fn lock(&self) -> MutexGuard<'_, Vec<Progress>> {
+    fn lock(&self) -> MutexGuard<'_, Standing> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes to the board, over and over, how much the seed has read from the origin.
+pub(super) async fn watch_seed(cluster: Arc<Cluster>, board: Board) {
+    loop {
+        if let Some(bytes) = scrape::origin_bytes(cluster.seed.metrics).await {
+            board.lock().seed_bytes = bytes;
+        }
+        tokio::time::sleep(SEED_PAUSE).await;
     }
 }
 
@@ -103,14 +129,14 @@ async fn follow(cluster: &Cluster, index: usize, url: String, board: &Board) -> 
     while let Some(message) = stream.message().await? {
         match message.response {
             Some(Response::DownloadTaskStartedResponse(started)) => {
-                board.lock()[index].file_bytes = Some(started.content_length);
+                board.lock().peers[index].file_bytes = Some(started.content_length);
             }
             Some(Response::DownloadPieceFinishedResponse(finished)) => {
                 if let Some((giver, bytes)) = finished
                     .piece
                     .and_then(|piece| credit(cluster, index, &piece))
                 {
-                    *board.lock()[index].from.entry(giver).or_default() += bytes;
+                    *board.lock().peers[index].from.entry(giver).or_default() += bytes;
                 }
             }
             None => {}

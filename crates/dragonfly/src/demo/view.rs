@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use super::progress::{Giver, Progress};
+use super::progress::{Giver, Standing};
 use super::summary::size;
 
 /// Cells of a progress bar.
@@ -29,12 +29,9 @@ pub(super) struct View {
 /// One moment of a download.
 pub(super) struct Moment<'a> {
     pub(super) elapsed: Duration,
-    pub(super) file_bytes: Option<u64>,
-    /// Bytes that the seed has read from the origin.
-    pub(super) seed_bytes: u64,
     /// Names of the peers.
-    pub(super) names: Vec<&'a str>,
-    pub(super) peers: &'a [Progress],
+    pub(super) names: &'a [&'a str],
+    pub(super) standing: Standing,
 }
 
 impl View {
@@ -95,19 +92,28 @@ impl View {
 }
 
 impl Moment<'_> {
+    /// Length of the file; 0 while nobody knows it.
+    fn file_bytes(&self) -> u64 {
+        self.standing
+            .peers
+            .iter()
+            .find_map(|peer| peer.file_bytes)
+            .unwrap_or(0)
+    }
+
     fn picture(&self) -> Vec<String> {
-        let total = self.file_bytes.unwrap_or(0);
+        let total = self.file_bytes();
         let mut lines = vec![format!(
             "{:5.1} s   {RED}█{PLAIN} from the origin  {YELLOW}█{PLAIN} from the seed  {GREEN}█{PLAIN} from peers",
             self.elapsed.as_secs_f64()
         )];
-        let seed = bar(total, [self.seed_bytes, 0, 0]);
+        let seed = bar(total, [self.standing.seed_bytes, 0, 0]);
         lines.push(format!(
             "{:<10} {seed} {:>4}",
             "seed",
-            percent(self.seed_bytes, total)
+            percent(self.standing.seed_bytes, total)
         ));
-        for (name, peer) in self.names.iter().zip(self.peers) {
+        for (name, peer) in self.names.iter().zip(&self.standing.peers) {
             let parts = [
                 peer.bytes_from(Giver::Origin),
                 peer.bytes_from(Giver::Seed),
@@ -127,22 +133,25 @@ impl Moment<'_> {
 
     /// Who gave how much of the file to whom: one line per giver, the picture of the swarm's edges.
     fn graph(&self) -> Vec<String> {
-        let total = self.file_bytes.unwrap_or(0);
+        let total = self.file_bytes();
         let givers = [Giver::Origin, Giver::Seed]
             .into_iter()
-            .chain((0..self.peers.len()).map(Giver::Peer));
+            .chain((0..self.standing.peers.len()).map(Giver::Peer));
         let mut lines = Vec::new();
         for giver in givers {
             let mut edges: Vec<String> = self
                 .names
                 .iter()
-                .zip(self.peers)
+                .zip(&self.standing.peers)
                 .map(|(name, peer)| (name, peer.bytes_from(giver)))
                 .filter(|(_, bytes)| *bytes > 0)
                 .map(|(name, bytes)| format!("{name} {}", percent(bytes, total)))
                 .collect();
-            if giver == Giver::Origin && self.seed_bytes > 0 {
-                edges.insert(0, format!("seed {}", percent(self.seed_bytes, total)));
+            if giver == Giver::Origin && self.standing.seed_bytes > 0 {
+                edges.insert(
+                    0,
+                    format!("seed {}", percent(self.standing.seed_bytes, total)),
+                );
             }
             if !edges.is_empty() {
                 lines.push(format!(
@@ -164,19 +173,24 @@ impl Moment<'_> {
     }
 
     fn line(&self) -> String {
-        let total = self.file_bytes.unwrap_or(0);
-        let peers = self.names.iter().zip(self.peers).map(|(name, peer)| {
-            format!(
-                "{name} {} (origin {}, seed {}, peers {})",
-                percent(peer.bytes(), total),
-                percent(peer.bytes_from(Giver::Origin), total),
-                percent(peer.bytes_from(Giver::Seed), total),
-                percent(peer.bytes_from_peers(), total),
-            )
-        });
-        let all: Vec<String> = std::iter::once(format!("seed {}", percent(self.seed_bytes, total)))
-            .chain(peers)
-            .collect();
+        let total = self.file_bytes();
+        let peers = self
+            .names
+            .iter()
+            .zip(&self.standing.peers)
+            .map(|(name, peer)| {
+                format!(
+                    "{name} {} (origin {}, seed {}, peers {})",
+                    percent(peer.bytes(), total),
+                    percent(peer.bytes_from(Giver::Origin), total),
+                    percent(peer.bytes_from(Giver::Seed), total),
+                    percent(peer.bytes_from_peers(), total),
+                )
+            });
+        let all: Vec<String> =
+            std::iter::once(format!("seed {}", percent(self.standing.seed_bytes, total)))
+                .chain(peers)
+                .collect();
         format!("{:.1} s: {}", self.elapsed.as_secs_f64(), all.join("; "))
     }
 }
@@ -212,16 +226,18 @@ fn percent(bytes: u64, total: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::demo::progress::Progress;
     use std::collections::BTreeMap;
 
-    fn moment(peers: &[Progress]) -> Moment<'_> {
-        let names = vec!["peer-1", "peer-2"];
+    fn moment() -> Moment<'static> {
+        let standing = Standing {
+            seed_bytes: 900,
+            peers: peers(),
+        };
         Moment {
             elapsed: Duration::from_millis(1500),
-            file_bytes: Some(1000),
-            seed_bytes: 900,
-            names,
-            peers,
+            names: &["peer-1", "peer-2"],
+            standing,
         }
     }
 
@@ -263,8 +279,7 @@ mod tests {
 
     #[test]
     fn the_graph_shows_each_giver_with_its_children() {
-        let peers = peers();
-        let graph: Vec<String> = moment(&peers)
+        let graph: Vec<String> = moment()
             .graph()
             .iter()
             .map(|line| plain(line).trim().to_owned())
@@ -280,9 +295,8 @@ mod tests {
 
     #[test]
     fn the_plain_line_has_no_colours() {
-        let peers = peers();
         assert_eq!(
-            moment(&peers).line(),
+            moment().line(),
             "1.5 s: seed 90%; peer-1 75% (origin 0%, seed 50%, peers 25%); peer-2 50% (origin 1%, seed 0%, peers 49%)"
         );
     }
