@@ -11,6 +11,7 @@ mod up;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use runtime::error::told;
 
 /// Distribute files to many hosts by letting the hosts pass pieces on to each other.
 #[derive(Debug, Parser)]
@@ -52,7 +53,7 @@ fn main() -> ExitCode {
         }
     };
     outcome.unwrap_or_else(|error| {
-        eprintln!("dragonfly: {error:#}");
+        eprintln!("dragonfly: {}", told(error.as_ref()));
         ExitCode::FAILURE
     })
 }

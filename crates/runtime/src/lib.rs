@@ -24,6 +24,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod config;
+pub mod error;
 pub mod grpc;
 pub mod health;
 pub mod http;

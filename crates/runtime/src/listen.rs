@@ -50,7 +50,6 @@ pub enum BindError {
         /// The address that was tried.
         address: SocketAddr,
         /// What the system said.
-        #[source]
         error: io::Error,
     },
     /// A living process answers on the socket.
@@ -69,7 +68,6 @@ pub enum BindError {
         /// The path that was tried.
         path: PathBuf,
         /// What the system said.
-        #[source]
         error: io::Error,
     },
 }

@@ -42,7 +42,6 @@ pub enum TlsError {
         /// Its path.
         file: PathBuf,
         /// What the system said.
-        #[source]
         error: std::io::Error,
     },
     /// A file holds nothing of the kind that is needed.
@@ -55,7 +54,7 @@ pub enum TlsError {
     },
     /// Certificate and key were read but cannot be used together.
     #[error("TLS material is not usable: {0}")]
-    Unusable(#[source] tonic::transport::Error),
+    Unusable(String),
 }
 
 impl TlsFiles {

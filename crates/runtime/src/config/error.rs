@@ -13,7 +13,6 @@ pub enum ConfigError {
         /// The file that was asked for.
         file: PathBuf,
         /// What the system said.
-        #[source]
         error: std::io::Error,
     },
     /// The file is larger than any configuration is.

@@ -6,6 +6,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
+use crate::error::told;
 use crate::tls::TlsMaterial;
 
 /// The limits of a client. The defaults are those of the public v2 client (manager sheet, section 1.1), except that a
@@ -48,8 +49,7 @@ pub enum DialError {
         /// The address as given.
         address: String,
         /// What is wrong with it.
-        #[source]
-        error: tonic::transport::Error,
+        error: String,
     },
     /// The certificates cannot be used.
     #[error("TLS towards {address:?} is not usable: {error}: check caCert, cert and key")]
@@ -57,8 +57,7 @@ pub enum DialError {
         /// The address as given.
         address: String,
         /// What is wrong with them.
-        #[source]
-        error: tonic::transport::Error,
+        error: String,
     },
 }
 
@@ -86,18 +85,18 @@ pub fn endpoint(address: &str, options: &ClientOptions) -> Result<Endpoint, Dial
     } else {
         format!("{scheme}://{address}")
     };
-    let refused = |error| DialError::Address {
+    let endpoint = Endpoint::from_shared(uri).map_err(|error| DialError::Address {
         address: address.to_owned(),
-        error,
-    };
-    let endpoint = limited(Endpoint::from_shared(uri).map_err(refused)?, options);
+        error: told(&error),
+    })?;
+    let endpoint = limited(endpoint, options);
     match &options.tls {
         None => Ok(endpoint),
         Some(tls) => endpoint
             .tls_config(tls.client_config())
             .map_err(|error| DialError::Tls {
                 address: address.to_owned(),
-                error,
+                error: told(&error),
             }),
     }
 }
@@ -108,8 +107,10 @@ pub fn endpoint(address: &str, options: &ClientOptions) -> Result<Endpoint, Dial
 /// The path cannot be written as an address.
 pub fn channel_unix(path: &Path, options: &ClientOptions) -> Result<Channel, DialError> {
     let address = format!("unix://{}", path.display());
-    let endpoint = Endpoint::from_shared(address.clone())
-        .map_err(|error| DialError::Address { address, error })?;
+    let endpoint = Endpoint::from_shared(address.clone()).map_err(|error| DialError::Address {
+        address,
+        error: told(&error),
+    })?;
     Ok(limited(endpoint, options).connect_lazy())
 }
 

@@ -11,6 +11,7 @@ use tonic::transport::server::{Connected, TcpIncoming};
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
+use crate::error::told;
 use crate::shutdown::Shutdown;
 use crate::tls::{TlsError, TlsMaterial};
 
@@ -59,7 +60,7 @@ pub fn server(options: &ServerOptions) -> Result<Server, TlsError> {
     match &options.tls {
         Some(tls) => server
             .tls_config(tls.server_config())
-            .map_err(TlsError::Unusable),
+            .map_err(|error| TlsError::Unusable(told(&error))),
         None => Ok(server),
     }
 }
@@ -113,7 +114,7 @@ pub fn spawn_incoming<C, E>(
             .serve_with_incoming_shutdown(incoming, async move { stop.begun().await })
             .await;
         if let Err(error) = served {
-            part.fail(name, error);
+            part.fail(name, told(&error));
         }
     });
 }

@@ -59,7 +59,6 @@ pub enum LogError {
         /// The level as given.
         level: String,
         /// What is wrong with it.
-        #[source]
         error: tracing_subscriber::filter::ParseError,
     },
     /// The directory or the file cannot be made.
@@ -68,7 +67,6 @@ pub enum LogError {
         /// The file or directory.
         file: PathBuf,
         /// What the system said.
-        #[source]
         error: std::io::Error,
     },
     /// Logging was started before in this process.
