@@ -122,6 +122,15 @@ enum Stage {
     Stopped,
 }
 
+/// What reading needs of its session.
+pub(super) struct Reach<'a> {
+    pub(super) engine: &'a Arc<Inner>,
+    pub(super) links: &'a Arc<TaskLinks>,
+    pub(super) spec: &'a DownloadSpec,
+    pub(super) events: &'a mpsc::Sender<Event>,
+    pub(super) cancel: &'a CancellationToken,
+}
+
 /// Neighbouring pieces with a writer for each that is wanted.
 struct Run {
     range: ByteRange,
@@ -220,17 +229,13 @@ impl OriginReader {
         *failures <= FAILURES_MAX && pause <= PAUSE_MAX
     }
 
-    /// Starts the next run, if there is one and room for it; returns its pieces.
+    /// Starts the next run, if there is one and room for it; returns its pieces. `busy` are pieces that come from parents.
     pub(super) fn next_run(
         &mut self,
-        engine: &Arc<Inner>,
-        links: &Arc<TaskLinks>,
-        spec: &DownloadSpec,
+        reach: &Reach<'_>,
         wanted: &Bitmap,
         busy: &HashSet<PieceNumber>,
         pieces: &mut Pieces,
-        events: &mpsc::Sender<Event>,
-        cancel: &CancellationToken,
     ) -> Vec<PieceNumber> {
         let ordered = self.ranges != RangeSupport::Yes;
         let Stage::Reading {
@@ -259,15 +264,15 @@ impl OriginReader {
         };
         in_progress.extend(&numbers);
         let reader = RunReader {
-            engine: engine.clone(),
-            request: request(spec),
+            engine: reach.engine.clone(),
+            request: request(reach.spec),
             version: self.version.clone(),
             received: self.received.clone(),
-            events: events.clone(),
-            links: links.clone(),
+            events: reach.events.clone(),
+            links: reach.links.clone(),
         };
-        let cancel = cancel.clone();
-        engine.tasks.spawn(async move {
+        let cancel = reach.cancel.clone();
+        reach.engine.tasks.spawn(async move {
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => {}

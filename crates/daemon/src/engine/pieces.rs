@@ -209,7 +209,7 @@ impl Pieces {
     }
 
     /// All bytes of a piece came from the origin: they are right by definition.
-    pub(super) fn from_origin(&mut self, piece: PieceNumber) -> Settled {
+    pub(super) fn read_from_origin(&mut self, piece: PieceNumber) -> Settled {
         if let Some(open) = self.open.get_mut(&piece) {
             open.parent = None;
         }

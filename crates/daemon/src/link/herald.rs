@@ -128,7 +128,7 @@ impl Herald {
         });
         Self {
             children: HashMap::new(),
-            arriving: Bitmap::new(geometry.piece_count() * geometry.segment_slots()),
+            arriving: Bitmap::new(geometry.segment_slots()),
             held,
             stage,
             actions: Vec::new(),

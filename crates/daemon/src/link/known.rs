@@ -15,7 +15,7 @@ impl Known {
     pub fn new(geometry: &Geometry) -> Self {
         let pieces = geometry.piece_count();
         Self {
-            arriving: Bitmap::new(pieces * geometry.segment_slots()),
+            arriving: Bitmap::new(geometry.segment_slots()),
             held: Bitmap::new(pieces),
             digests: vec![None; pieces as usize],
         }

@@ -1,7 +1,7 @@
 //! Links between daemons of this project: who has which bytes of a task, and who may fetch next.
 //!
 //! A link carries control only, both ways, whoever dialled it (`proto/swarm.proto`); bytes travel on the piece port.
-//! [`Hub`] knows all links of this host. Per task with a link there is one [`herald`] that tells the children what
+//! [`Hub`] knows all links of this host. Per task with a link there is one [`Herald`] that tells the children what
 //! arrives here, staged when this host is a seed. What the other side tells us goes to the task's session, if one runs.
 //!
 //! A Dragonfly v2 host answers the call with UNIMPLEMENTED; the session then uses SyncPieces with it.

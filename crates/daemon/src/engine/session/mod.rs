@@ -1,0 +1,399 @@
+//! One task being downloaded by this host, for however many callers.
+//!
+//! An actor: everything that happens (scheduler, links, fetches, origin, callers) arrives as an [`Event`] on one
+//! bounded queue; the pure [`swarm::Picker`] decides what to ask of whom; the session carries it out and sleeps until the
+//! next event or deadline. It never waits for any single party. The ladder when something is missing: another
+//! neighbour, then the scheduler, then the origin, then an error that says what was tried.
+
+mod hear;
+mod ladder;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dragonfly_api::common::v2::Peer;
+use protocol::{Bitmap, Crc32, PeerId, PieceNumber, TrafficType};
+use storage::PieceRecord;
+use swarm::{NeighbourKind, Picker, PickerAction, PickerEvent, PickerOptions, RequestId, Shown};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::conversation::{Conversation, Ending, SchedulerEvent, Speaker};
+use super::fetch::{Fetch, FetchParts, Fetched};
+use super::origin::{OriginEvent, OriginReader, Reach};
+use super::parents::{Parents, V2Event, V2News, sync_request};
+use super::pieces::{Pieces, Settled, Trust};
+use super::{DownloadError, DownloadSpec, Inner, convert};
+use crate::link::{Link, LinkEvent, LinkNews, TaskLinks};
+
+/// Events that may wait; whoever brings one waits when it is full.
+const EVENTS_LEN: usize = 512;
+/// How often progress is looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// A registration that is not answered by then is as good as no scheduler.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// Requests for other parents are not sent more often than this.
+const RESCHEDULE_MIN: Duration = Duration::from_millis(500);
+/// Without a byte from anywhere for this long the origin is asked, scheduler or not.
+const STARVED_MAX: Duration = Duration::from_secs(10);
+/// Without a byte from anywhere for this long, and no origin to ask, the download fails.
+const HOPELESS_MAX: Duration = Duration::from_secs(60);
+/// A piece that has all of its bytes may wait this long for its digest before others are asked.
+const DIGEST_MAX: Duration = Duration::from_millis(1500);
+/// How long a session without callers goes on.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Everything that a session hears.
+#[derive(Debug)]
+pub enum Event {
+    /// A caller wants these pieces too.
+    Want(Bitmap),
+    /// From the scheduler.
+    Scheduler(SchedulerEvent),
+    /// From or about a host of this project.
+    Link(LinkEvent),
+    /// From a v2 parent.
+    V2(V2Event),
+    /// A fetch from a parent ended.
+    Fetched(Fetched),
+    /// From the origin.
+    Origin(OriginEvent),
+}
+
+/// How a session ended; `None` while it runs.
+pub(super) type Outcome = Option<Result<(), DownloadError>>;
+
+/// What the engine keeps of a running session.
+#[derive(Clone)]
+pub(super) struct SessionHandle {
+    pub(super) events: mpsc::Sender<Event>,
+    pub(super) outcome: watch::Receiver<Outcome>,
+    /// One clone per caller; the session counts them.
+    pub(super) interest: Arc<()>,
+    pub(super) peer_id: PeerId,
+}
+
+/// Where the conversation with the scheduler stands.
+enum Scheduling {
+    /// Not asked: small content, or no scheduler.
+    None,
+    /// Registered, no answer yet.
+    Asked(Conversation, Instant),
+    /// It has answered.
+    Talking {
+        conversation: Conversation,
+        mesh: bool,
+        answers: u32,
+        rescheduled_at: Option<Instant>,
+    },
+}
+
+/// The actor. See the module.
+pub(super) struct Session {
+    engine: Arc<Inner>,
+    spec: DownloadSpec,
+    task: storage::Task,
+    links: Arc<TaskLinks>,
+    epoch: Instant,
+    events: mpsc::Receiver<Event>,
+    events_tx: mpsc::Sender<Event>,
+    outcome: watch::Sender<Outcome>,
+    interest: std::sync::Weak<()>,
+    callers_gone_at: Option<Instant>,
+    picker: Picker,
+    actions: Vec<PickerAction>,
+    wanted: Bitmap,
+    pieces: Pieces,
+    parents: Parents,
+    fetches: HashMap<RequestId, Fetch>,
+    scheduling: Scheduling,
+    mesh_scheduler: bool,
+    origin: OriginReader,
+    read_origin: bool,
+    last_byte: Instant,
+    last_trouble: String,
+    cancel: CancellationToken,
+}
+
+impl Session {
+    /// Starts a session for these pieces and returns the engine's handle of it.
+    ///
+    /// # Errors
+    /// [`DownloadError::Invalid`] when this host shares too many tasks already.
+    pub(super) fn start(
+        engine: &Arc<Inner>,
+        spec: DownloadSpec,
+        task: storage::Task,
+        wanted: Bitmap,
+        origin: OriginReader,
+    ) -> Result<SessionHandle, DownloadError> {
+        let (events_tx, events) = mpsc::channel(EVENTS_LEN);
+        let (links, standing) = engine
+            .hub
+            .attach(&task, events_tx.clone())
+            .map_err(|status| DownloadError::Invalid(status.message().to_owned()))?;
+        let (outcome, outcome_rx) = watch::channel(None);
+        let interest = Arc::new(());
+        let now = Instant::now();
+        let handle = SessionHandle {
+            events: events_tx.clone(),
+            outcome: outcome_rx,
+            interest: interest.clone(),
+            peer_id: links.peer_id.clone(),
+        };
+        let pieces = Pieces::new(task.clone());
+        let options = PickerOptions {
+            v2_in_flight: engine.parts.limits.concurrent_pieces,
+            ..PickerOptions::default()
+        };
+        let seed = fastrand::u64(..);
+        let session = Self {
+            engine: engine.clone(),
+            picker: Picker::new(task.geometry(), &wanted, pieces.held(), options, seed),
+            pieces,
+            spec,
+            links,
+            epoch: now,
+            events,
+            events_tx,
+            outcome,
+            interest: Arc::downgrade(&interest),
+            callers_gone_at: None,
+            actions: Vec::new(),
+            wanted,
+            parents: Parents::default(),
+            fetches: HashMap::new(),
+            scheduling: Scheduling::None,
+            mesh_scheduler: false,
+            origin,
+            read_origin: false,
+            last_byte: now,
+            last_trouble: "nothing was tried yet".to_owned(),
+            cancel: engine.cancel.child_token(),
+            task,
+        };
+        engine.tasks.spawn(session.run(standing));
+        Ok(handle)
+    }
+
+    async fn run(mut self, standing: Vec<Arc<Link>>) {
+        let outcome = self.drive(standing).await;
+        self.finish(outcome).await;
+    }
+
+    async fn drive(&mut self, standing: Vec<Arc<Link>>) -> Result<(), DownloadError> {
+        self.begin(standing)?;
+        while !self.is_complete() {
+            self.act()?;
+            let wake = self.wake_at();
+            tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => return Err(DownloadError::Stopping),
+                event = self.events.recv() => {
+                    let event = event.expect("the session holds a sender itself");
+                    self.hear(event)?;
+                    // Decide once for everything that has come.
+                    while let Ok(event) = self.events.try_recv() {
+                        self.hear(event)?;
+                    }
+                }
+                () = sleep_until(wake) => self.tick()?,
+            }
+        }
+        Ok(())
+    }
+
+    fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    fn wake_at(&self) -> Instant {
+        let tick = Instant::now() + TICK;
+        match self.picker.next_deadline() {
+            Some(deadline) => tick.min(self.epoch + deadline),
+            None => tick,
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.pieces.all_held(&self.wanted)
+    }
+
+    fn begin(&mut self, standing: Vec<Arc<Link>>) -> Result<(), DownloadError> {
+        for link in standing {
+            self.link_up(link);
+        }
+        if self.is_complete() {
+            return Ok(());
+        }
+        if self.is_small() {
+            return self.back_to_source("the content is small");
+        }
+        match self.engine.parts.schedulers.for_task(self.task.id()) {
+            Some(scheduler) => {
+                let speaker = Speaker {
+                    host_id: self.engine.parts.identity.host_id.clone(),
+                    task_id: self.task.id().clone(),
+                    peer_id: self.links.peer_id.clone(),
+                };
+                let download = convert::registration(&self.spec, self.task.geometry());
+                let conversation = Conversation::open(
+                    scheduler.channel,
+                    speaker,
+                    download,
+                    self.events_tx.clone(),
+                    &self.engine.tasks,
+                );
+                self.scheduling = Scheduling::Asked(conversation, Instant::now());
+                Ok(())
+            }
+            None => self.back_to_source("no scheduler is available"),
+        }
+    }
+
+    /// Small content comes straight from the origin: asking around would take longer (as Dragonfly v2 does).
+    fn is_small(&self) -> bool {
+        const SMALL: u64 = 4 << 20;
+        let geometry = self.task.geometry();
+        let wanted = u64::from(self.wanted.count()) * geometry.piece_length();
+        let small = geometry.content_length() <= SMALL
+            || self.spec.range.is_some_and(|range| range.length <= SMALL) && wanted <= 2 * SMALL;
+        small && !self.spec.scheduling_always && !self.spec.disable_back_to_source
+    }
+
+    fn want(&mut self, pieces: &Bitmap) {
+        self.wanted.union_with(pieces);
+        self.pick(PickerEvent::WantMore {
+            pieces: pieces.clone(),
+        });
+    }
+
+    fn pick(&mut self, event: PickerEvent) {
+        let now = self.now();
+        self.picker.handle(now, event);
+    }
+
+    fn act(&mut self) -> Result<(), DownloadError> {
+        let now = self.now();
+        let mut actions = std::mem::take(&mut self.actions);
+        self.picker.decide(now, &mut actions);
+        for action in actions.drain(..) {
+            match action {
+                PickerAction::Request(request) => self.request(request),
+                PickerAction::Cancel { request } => {
+                    if let Some(fetch) = self.fetches.remove(&request) {
+                        fetch.cancel();
+                    }
+                }
+                PickerAction::Decline { neighbour } => {
+                    if let Some(link) = self.parents.link(neighbour) {
+                        link.decline();
+                    }
+                }
+                PickerAction::Suspect { neighbour, why } => {
+                    debug!(task_id = %self.task.id(), ?neighbour, ?why, "parent suspected");
+                    self.last_trouble = format!("a parent was found {why:?}");
+                    self.parents.suspect(neighbour);
+                    self.ask_for_others("a parent does not deliver")?;
+                }
+                PickerAction::Starved { since } => self.starved(now.saturating_sub(since))?,
+                PickerAction::Complete => {}
+            }
+        }
+        self.actions = actions;
+        self.feed_origin();
+        Ok(())
+    }
+
+    fn request(&mut self, request: swarm::Request) {
+        let Some(route) = self.parents.route(request.neighbour) else {
+            return self.request_failed(request.id, swarm::Failure::Lost);
+        };
+        let writer = match self.pieces.writer(request.piece) {
+            Ok(writer) => writer,
+            Err(error) => {
+                warn!(task_id = %self.task.id(), piece = request.piece.0, %error, "piece cannot be written");
+                self.last_trouble = error;
+                return self.request_failed(request.id, swarm::Failure::Lost);
+            }
+        };
+        let parent = self.parents.peer_id(request.neighbour).cloned();
+        let parts = FetchParts {
+            engine: &self.engine,
+            links: &self.links,
+            events: &self.events_tx,
+            kind: self.spec.kind,
+        };
+        match Fetch::start(&parts, &route, &request, writer, parent) {
+            Some(fetch) => {
+                self.fetches.insert(request.id, fetch);
+            }
+            None => self.request_failed(request.id, swarm::Failure::NotFound),
+        }
+    }
+
+    fn request_failed(&mut self, request: RequestId, failure: swarm::Failure) {
+        self.pick(PickerEvent::Failed {
+            request,
+            failure,
+            received: 0,
+        });
+    }
+
+    /// Gives the origin reader, if it is at work, pieces to read.
+    fn feed_origin(&mut self) {
+        loop {
+            let busy = self.fetches.values().map(Fetch::piece).collect();
+            let reach = Reach {
+                engine: &self.engine,
+                links: &self.links,
+                spec: &self.spec,
+                events: &self.events_tx,
+                cancel: &self.cancel,
+            };
+            let run = self
+                .origin
+                .next_run(&reach, &self.wanted, &busy, &mut self.pieces);
+            if run.is_empty() {
+                return;
+            }
+            for piece in run {
+                let segments = self.pieces.segments(piece);
+                self.pick(PickerEvent::OriginTook { segments });
+            }
+        }
+    }
+
+    async fn finish(mut self, outcome: Result<(), DownloadError>) {
+        for (_, fetch) in self.fetches.drain() {
+            fetch.cancel();
+        }
+        self.parents.close();
+        self.links.detach();
+        self.cancel.cancel();
+        self.engine.session_ended(self.task.id(), &self.events_tx);
+        let ending = match &outcome {
+            Ok(()) if self.read_origin => Ending::FinishedFromSource,
+            Ok(()) => Ending::Finished,
+            Err(error) if self.read_origin => Ending::SourceFailed(error.to_string()),
+            Err(error) => Ending::Failed(error.to_string()),
+        };
+        let mark = match &outcome {
+            Ok(()) => storage::Mark::Finished,
+            Err(_) => storage::Mark::Failed,
+        };
+        if let Err(error) = self.task.mark(mark) {
+            warn!(task_id = %self.task.id(), %error, "task not marked");
+        }
+        self.outcome.send_replace(Some(outcome));
+        match self.scheduling {
+            Scheduling::Asked(conversation, _) | Scheduling::Talking { conversation, .. } => {
+                conversation.finish(ending).await;
+            }
+            Scheduling::None => {}
+        }
+    }
+}
