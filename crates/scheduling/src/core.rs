@@ -154,7 +154,7 @@ impl<H, T> Core<H, T> {
     }
 
     /// Answers what this event made answerable, until nothing is left.
-    fn settle(&mut self, now: Time) {
+    pub(crate) fn settle(&mut self, now: Time) {
         loop {
             if let Some(task) = self.woken.pop() {
                 self.woken.retain(|other| *other != task);

@@ -27,6 +27,8 @@ impl<H, T> Core<H, T> {
                 outcome: Err(refusal),
             });
         }
+        // What its departure led to comes first: nobody is offered a peer that is about to be refused.
+        self.settle(now);
         let priority = registration.effective_priority;
         let metadata_only = registration.metadata_only;
         let (task, key) = self.enter(now, host, registration);

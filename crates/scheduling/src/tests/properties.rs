@@ -377,8 +377,6 @@ fn arrivals() -> impl Strategy<Value = Vec<(usize, bool, u64)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 250, ..ProptestConfig::default() })]
-
     /// After any beginning, peers that then work as they should all end, in success or for a reason; and what `check` and
     /// the world assert holds at every moment.
     #[test]
