@@ -12,6 +12,9 @@ fuzz_target!(|input: (&str, Vec<&str>)| {
     if filtered.is_empty() {
         assert_eq!(once, url);
     } else {
-        assert_eq!(canonical_url(&once, &filtered).expect("it is still a URL"), once);
+        assert_eq!(
+            canonical_url(&once, &filtered).expect("it is still a URL"),
+            once
+        );
     }
 });

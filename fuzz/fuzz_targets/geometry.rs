@@ -14,10 +14,16 @@ fuzz_target!(|input: (u64, u64, u64, u32, Vec<u8>)| {
             assert!(geometry.segments_of(number).len() > 0);
         }
         if let Some(segment) = geometry.segment(SegmentIndex(index)) {
-            assert_eq!(geometry.segment_at(segment.piece, segment.offset), Some(segment.index));
+            assert_eq!(
+                geometry.segment_at(segment.piece, segment.offset),
+                Some(segment.index)
+            );
             assert!(segment.index.0 < geometry.segment_slots());
         }
-        let range = ByteRange { start: offset, length: content_length };
+        let range = ByteRange {
+            start: offset,
+            length: content_length,
+        };
         if let Ok(pieces) = geometry.pieces_of(range) {
             assert!(pieces.len() <= geometry.piece_count() as usize);
         }

@@ -26,15 +26,26 @@ fuzz_target!(|bytes: &[u8]| {
     let Ok(frame) = Frame::decode(bytes) else {
         return;
     };
-    assert_eq!(Frame::decode(&*frame.encode_to_vec()).expect("what was read can be written"), frame);
+    assert_eq!(
+        Frame::decode(&*frame.encode_to_vec()).expect("what was read can be written"),
+        frame
+    );
     let mut known = Known::new(&GEOMETRY);
     match frame.kind {
         Some(Kind::Have(have)) => {
             let arriving = known.note_arriving(&have.arriving);
-            assert!(arriving.iter().all(|segment| segment.0 < GEOMETRY.segment_slots()));
+            assert!(
+                arriving
+                    .iter()
+                    .all(|segment| segment.0 < GEOMETRY.segment_slots())
+            );
             let held = known.note_held(&have.held, &have.held_crc32);
             let digests = known.note_digests(&have.known, &have.known_crc32);
-            assert!(held.iter().chain(&digests).all(|(piece, _)| piece.0 < GEOMETRY.piece_count()));
+            assert!(
+                held.iter()
+                    .chain(&digests)
+                    .all(|(piece, _)| piece.0 < GEOMETRY.piece_count())
+            );
             assert!(known.millionths() <= 1_000_000);
             assert_eq!(known.note_gone(&have.held).len(), held.len());
         }

@@ -8,6 +8,9 @@ fuzz_target!(|input: (u64, &str)| {
     let (content_length, header) = input;
     if let Ok(range) = ByteRange::parse_header(header, content_length) {
         assert!(range.length > 0 && range.end() <= content_length);
-        assert_eq!(ByteRange::parse_header(&range.header(), content_length), Ok(range));
+        assert_eq!(
+            ByteRange::parse_header(&range.header(), content_length),
+            Ok(range)
+        );
     }
 });

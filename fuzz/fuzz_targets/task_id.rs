@@ -12,7 +12,13 @@ fuzz_target!(|input: (&str, &str, Option<&str>, Option<u64>)| {
         assert!(text.starts_with(id.prefix()));
         assert!(id.piece_id(PieceNumber(0)).starts_with(text));
     }
-    let task = StandardTask { url, tag, piece_length, blob_digest: true, ..StandardTask::default() };
+    let task = StandardTask {
+        url,
+        tag,
+        piece_length,
+        blob_digest: true,
+        ..StandardTask::default()
+    };
     if let Ok(id) = task.task_id() {
         assert!(TaskId::try_from(id.as_str()).is_ok());
     }
