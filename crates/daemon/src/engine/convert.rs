@@ -9,7 +9,7 @@ use protocol::Geometry;
 use source::SourceError;
 use storage::PieceRecord;
 
-use super::DownloadSpec;
+use super::{DownloadError, DownloadSpec};
 
 /// What a peer registers with: the caller's message, with what the probe has found out.
 pub(super) fn registration(spec: &DownloadSpec, geometry: &Geometry) -> Download {
@@ -57,5 +57,27 @@ pub(super) fn backend_error(error: &SourceError) -> Option<Backend> {
         message: detail.message,
         header: detail.header,
         status_code: detail.status_code,
+    })
+}
+
+/// An origin's refusal as our scheduler passes it on to those who waited for the reader.
+#[derive(serde::Deserialize)]
+struct PassedOn {
+    message: String,
+    #[serde(default)]
+    header: std::collections::HashMap<String, String>,
+    status_code: Option<i32>,
+}
+
+/// What the origin told another peer, if that is why the scheduler ended the conversation.
+pub(super) fn passed_on_refusal(status: &tonic::Status) -> Option<DownloadError> {
+    if status.code() != tonic::Code::FailedPrecondition {
+        return None;
+    }
+    let refusal: PassedOn = serde_json::from_slice(status.details()).ok()?;
+    Some(DownloadError::Refused {
+        message: refusal.message,
+        header: refusal.header,
+        status_code: refusal.status_code?,
     })
 }

@@ -13,6 +13,17 @@ pub enum DownloadError {
     #[error("origin: {0}")]
     Source(Arc<SourceError>),
 
+    /// Another host of the swarm asked the origin, and the origin refused.
+    #[error("origin, asked by another peer: {message}")]
+    Refused {
+        /// What the origin said, as the scheduler passed it on.
+        message: String,
+        /// Headers of the answer.
+        header: std::collections::HashMap<String, String>,
+        /// HTTP status code of the answer.
+        status_code: i32,
+    },
+
     /// There is no room for the content.
     #[error("{0}")]
     Create(Arc<storage::CreateError>),

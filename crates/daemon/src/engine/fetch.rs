@@ -41,6 +41,17 @@ pub struct Fetched {
     pub failure: Option<Failure>,
     /// What went wrong, for people.
     pub reason: Option<String>,
+    /// Whether the scheduler should hear of it.
+    pub blame: Blame,
+}
+
+/// Whether a failed fetch is told to the scheduler, which then never offers that parent to us again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// It is the parent's fault, and it will not pass: bad content, or any failure of a v2 parent.
+    Parent,
+    /// Ours, nobody's, or the daily life of a mesh: a relay that broke off, a slot that was taken.
+    Nobody,
 }
 
 /// A fetch in progress.
@@ -115,11 +126,15 @@ impl Fetch {
             },
         };
         let client = parts.engine.parts.client.clone();
+        let is_v2 = matches!(route, Route::V2 { .. });
         let (events, id, handle) = (parts.events.clone(), request.id, cancel.clone());
         parts.engine.tasks.spawn(async move {
             let outcome = client.fetch(fetch, sink, handle).await;
+            // What a v2 host reports about a parent, as v2 does; a neighbour of ours is only accused of bad content.
             if !matches!(outcome.result, Err(FetchError::Cancelled)) {
-                let _ = events.send(Event::Fetched(understand(id, outcome))).await;
+                let _ = events
+                    .send(Event::Fetched(understand(id, outcome, is_v2)))
+                    .await;
             }
         });
         let (neighbour, piece) = (request.neighbour, request.piece);
@@ -156,13 +171,19 @@ impl Fetch {
     }
 }
 
-fn understand(request: RequestId, outcome: FetchOutcome<PieceSink>) -> Fetched {
+fn understand(request: RequestId, outcome: FetchOutcome<PieceSink>, is_v2: bool) -> Fetched {
     let error = outcome.result.err();
+    let blame = match error.as_ref().map(FetchError::fault) {
+        Some(Fault::Parent) => Blame::Parent,
+        Some(Fault::Path) if is_v2 => Blame::Parent,
+        _ => Blame::Nobody,
+    };
     Fetched {
         request,
         received: outcome.received,
         digest: outcome.sink.digest,
         digest_missing: outcome.sink.digest_missing,
+        blame,
         failure: error.as_ref().map(failure),
         reason: error.map(|error| error.to_string()),
     }

@@ -25,6 +25,15 @@ pub(super) enum Settled {
     Dropped(String),
 }
 
+/// Why a piece cannot be written.
+#[derive(Debug)]
+pub(super) enum NoWriter {
+    /// It is here already: an earlier session of the task finished it meanwhile.
+    Held,
+    /// The text says why.
+    Failed(String),
+}
+
 /// See the module.
 pub(super) struct Pieces {
     task: Task,
@@ -139,8 +148,8 @@ impl Pieces {
     /// The writer of a piece, claimed when there is none yet.
     ///
     /// # Errors
-    /// A text that says why the piece cannot be written.
-    pub(super) fn writer(&mut self, piece: PieceNumber) -> Result<Arc<PieceWriter>, String> {
+    /// [`NoWriter`].
+    pub(super) fn writer(&mut self, piece: PieceNumber) -> Result<Arc<PieceWriter>, NoWriter> {
         match self.open.entry(piece) {
             Entry::Occupied(open) => Ok(open.get().writer.clone()),
             Entry::Vacant(vacant) => match self.task.claim(piece) {
@@ -154,12 +163,17 @@ impl Pieces {
                     };
                     Ok(vacant.insert(open).writer.clone())
                 }
-                Ok(Claim::Whole(_)) => Err(format!("piece {piece} is here already")),
-                Ok(Claim::Busy(_)) => Err(format!(
-                    "piece {piece} is being written by another download"
-                )),
-                Ok(Claim::Unverified) => Err(format!("piece {piece} awaits verification")),
-                Err(error) => Err(error.to_string()),
+                Ok(Claim::Whole(_)) => {
+                    self.held.set(piece.0);
+                    Err(NoWriter::Held)
+                }
+                Ok(Claim::Busy(_)) => Err(NoWriter::Failed(format!(
+                    "piece {piece} is still being written by an earlier download"
+                ))),
+                Ok(Claim::Unverified) => Err(NoWriter::Failed(format!(
+                    "piece {piece} awaits verification"
+                ))),
+                Err(error) => Err(NoWriter::Failed(error.to_string())),
             },
         }
     }

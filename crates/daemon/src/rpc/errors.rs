@@ -30,6 +30,11 @@ pub fn request(error: &RequestError) -> Status {
 pub fn download(error: &DownloadError) -> Status {
     match error {
         DownloadError::Source(source) => origin(source),
+        DownloadError::Refused {
+            message,
+            header,
+            status_code,
+        } => backend(text(error), message, header, Some(*status_code)),
         DownloadError::Range { .. } => Status::new(Code::FailedPrecondition, text(error)),
         DownloadError::Invalid(_) => Status::new(Code::InvalidArgument, text(error)),
         DownloadError::Busy { .. } => Status::new(Code::ResourceExhausted, text(error)),
@@ -46,15 +51,29 @@ pub fn origin(error: &SourceError) -> Status {
         | SourceError::InvalidHeader { .. } => Status::new(Code::InvalidArgument, text(error)),
         _ => {
             let detail = error.detail();
-            let json = BackendDetails {
-                message: &detail.message,
-                header: bounded(&detail.header),
-                status_code: detail.status_code,
-            };
-            let bytes = serde_json::to_vec(&json).unwrap_or_default();
-            Status::with_details(Code::Internal, text(error), Bytes::from(bytes))
+            backend(
+                text(error),
+                &detail.message,
+                &detail.header,
+                detail.status_code,
+            )
         }
     }
+}
+
+fn backend(
+    text: String,
+    message: &str,
+    header: &std::collections::HashMap<String, String>,
+    status_code: Option<i32>,
+) -> Status {
+    let json = BackendDetails {
+        message,
+        header: bounded(header),
+        status_code,
+    };
+    let bytes = serde_json::to_vec(&json).unwrap_or_default();
+    Status::with_details(Code::Internal, text, Bytes::from(bytes))
 }
 
 /// No output file.

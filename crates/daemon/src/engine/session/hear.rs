@@ -1,5 +1,6 @@
 //! What a session makes of what it hears.
 
+use super::super::fetch::Blame;
 use super::*;
 
 impl Session {
@@ -32,6 +33,9 @@ impl Session {
                 self.answered()?;
             }
             SchedulerEvent::Closed(status) => {
+                if let Some(refusal) = status.as_ref().and_then(convert::passed_on_refusal) {
+                    return Err(refusal);
+                }
                 let reason = status.map_or_else(
                     || "the scheduler ended the conversation".to_owned(),
                     |status| format!("scheduler: {}", crate::dial::reason(&status)),
@@ -273,7 +277,7 @@ impl Session {
                     self.last_trouble = reason;
                 }
                 if let (Some(parent), Some(conversation)) = (fetch.parent(), self.conversation())
-                    && !matches!(failure, swarm::Failure::Refused | swarm::Failure::NotAhead)
+                    && (fetched.blame == Blame::Parent)
                 {
                     conversation.piece_failed(piece.0, parent);
                 }
@@ -326,6 +330,8 @@ impl Session {
                 self.last_byte = Instant::now();
                 let settled = match written {
                     Ok(()) => self.pieces.read_from_origin(piece),
+                    // It came from a neighbour meanwhile.
+                    Err(_) if self.pieces.is_held(piece) => Settled::Open,
                     Err(reason) => {
                         self.pieces.abandon(piece);
                         Settled::Dropped(reason)

@@ -95,6 +95,7 @@ impl Session {
         }
         if self.origin.progressed() {
             self.last_byte = Instant::now();
+            self.heartbeat();
         }
         if let Scheduling::Asked(_, since) = &self.scheduling
             && since.elapsed() > ANSWER_MAX
@@ -118,6 +119,16 @@ impl Session {
             self.starved(silent)?;
         }
         self.mind_callers()
+    }
+
+    /// Tells a scheduler of this project that the origin is being read.
+    fn heartbeat(&mut self) {
+        if self.mesh_scheduler && self.heartbeat_at.elapsed() >= HEARTBEAT {
+            self.heartbeat_at = Instant::now();
+            if let Some(conversation) = self.conversation() {
+                conversation.back_to_source_started("");
+            }
+        }
     }
 
     /// A session that nobody waits for ends after a while; a seed's goes on for its children.

@@ -25,7 +25,7 @@ use super::conversation::{Conversation, Ending, SchedulerEvent, Speaker};
 use super::fetch::{Fetch, FetchParts, Fetched};
 use super::origin::{OriginEvent, OriginReader, Reach};
 use super::parents::{Parents, V2Event, V2News, sync_request};
-use super::pieces::{Pieces, Settled, Trust};
+use super::pieces::{NoWriter, Pieces, Settled, Trust};
 use super::{DownloadError, DownloadSpec, Inner, convert};
 use crate::link::{Link, LinkEvent, LinkNews, TaskLinks};
 
@@ -35,6 +35,10 @@ const EVENTS_LEN: usize = 512;
 const TICK: Duration = Duration::from_millis(100);
 /// A registration that is not answered by then is as good as no scheduler.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// Without a byte for so long, a parent that does not deliver is told to the scheduler.
+const SILENCE: Duration = Duration::from_millis(900);
+/// A reader of the origin tells a scheduler of this project this often that bytes come: a first piece may take long.
+const HEARTBEAT: Duration = Duration::from_millis(500);
 /// Requests for other parents are not sent more often than this.
 const RESCHEDULE_MIN: Duration = Duration::from_millis(500);
 /// Without a byte from anywhere for this long the origin is asked, scheduler or not.
@@ -113,6 +117,7 @@ pub(super) struct Session {
     mesh_scheduler: bool,
     origin: OriginReader,
     read_origin: bool,
+    heartbeat_at: Instant,
     last_byte: Instant,
     last_trouble: String,
     cancel: CancellationToken,
@@ -170,6 +175,7 @@ impl Session {
             mesh_scheduler: false,
             origin,
             read_origin: false,
+            heartbeat_at: now,
             last_byte: now,
             last_trouble: "nothing was tried yet".to_owned(),
             cancel: engine.cancel.child_token(),
@@ -297,7 +303,10 @@ impl Session {
                     debug!(task_id = %self.task.id(), ?neighbour, ?why, "parent suspected");
                     self.last_trouble = format!("a parent was found {why:?}");
                     self.parents.suspect(neighbour);
-                    self.ask_for_others("a parent does not deliver")?;
+                    // While others deliver it is enough not to ask this one.
+                    if self.last_byte.elapsed() > SILENCE {
+                        self.ask_for_others("a parent does not deliver")?;
+                    }
                 }
                 PickerAction::Starved { since } => self.starved(now.saturating_sub(since))?,
                 PickerAction::Complete => {}
@@ -314,8 +323,13 @@ impl Session {
         };
         let writer = match self.pieces.writer(request.piece) {
             Ok(writer) => writer,
-            Err(error) => {
-                warn!(task_id = %self.task.id(), piece = request.piece.0, %error, "piece cannot be written");
+            Err(NoWriter::Held) => {
+                let piece = request.piece;
+                self.request_failed(request.id, swarm::Failure::Lost);
+                return self.pick(PickerEvent::PieceHeld { piece });
+            }
+            Err(NoWriter::Failed(error)) => {
+                debug!(task_id = %self.task.id(), piece = request.piece.0, error, "piece cannot be written");
                 self.last_trouble = error;
                 return self.request_failed(request.id, swarm::Failure::Lost);
             }
