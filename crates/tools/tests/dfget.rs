@@ -7,7 +7,7 @@ use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
-use support::{Daemon, LENGTH, PIECE_LENGTH, content};
+use support::{Daemon, LENGTH, PIECE_LENGTH, RANGE, content};
 use tokio::process::{Child, Command};
 
 /// Starts `dfget http://h/PART -e SOCKET` and more arguments.
@@ -321,5 +321,27 @@ async fn the_console_tells_every_piece() {
     assert!(
         told.contains("4 pieces") && told.contains("piece 3 of 17 bytes"),
         "{told}"
+    );
+}
+
+#[tokio::test]
+async fn of_a_range_nothing_else_is_written() {
+    let daemon = Daemon::start();
+    let header = ["-H", "Range: bytes=99995-200000"];
+    for (name, more) in [
+        ("by-daemon", vec![]),
+        ("by-dfget", vec!["--transfer-from-dfdaemon"]),
+    ] {
+        let more = [&["-O", name], &header[..], &more].concat();
+        let output = run(&daemon, "ranged", &more).await;
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        assert_eq!(std::fs::read(daemon.path(name)).unwrap(), content()[RANGE]);
+    }
+    let output = run(&daemon, "ranged", &[&["-O", "-"], &header[..]].concat()).await;
+    assert_eq!(
+        (code(&output), &output.stdout[..]),
+        (0, &content()[RANGE]),
+        "{}",
+        stderr(&output)
     );
 }

@@ -116,9 +116,9 @@ async fn download(
     progress.end();
     match destination {
         Destination::Stream(_) => {}
-        Destination::Daemon { path } => check_length(path, received.content_length)?,
+        Destination::Daemon { path } => check_length(path, received.length)?,
         Destination::Replace { staged, .. } | Destination::Own { staged, .. } => {
-            check_length(staged, received.content_length)?;
+            check_length(staged, received.length)?;
         }
     }
     if let Some(expected) = &arguments.digest {

@@ -1,6 +1,7 @@
 //! Taking the daemon's answers, up to the last piece.
 
 use std::collections::HashSet;
+use std::ops::Range;
 
 use dragonfly_api::common::v2::{Piece, TrafficType};
 use dragonfly_api::dfdaemon::v2::dfdaemon_download_client::DfdaemonDownloadClient;
@@ -25,7 +26,8 @@ const MESSAGE_BYTES_MAX: usize = (64 << 20) + (1 << 20);
 pub(super) struct Received {
     pub(super) task_id: String,
     pub(super) peer_id: String,
-    pub(super) content_length: u64,
+    /// Bytes of the output: of the range if one was asked for, else of the whole content.
+    pub(super) length: u64,
     pub(super) bytes_from: BytesFrom,
     pub(super) digest: Option<Digest>,
 }
@@ -52,6 +54,8 @@ pub(super) async fn receive(
     let mut receiving = Receiving {
         received: Received::default(),
         missing: None,
+        content_length: 0,
+        window: 0..0,
         sink,
         progress,
         arguments,
@@ -66,6 +70,9 @@ struct Receiving<'a> {
     received: Received,
     /// Pieces that were announced and did not come yet; `None` before the announcement.
     missing: Option<HashSet<u32>>,
+    content_length: u64,
+    /// The bytes of the content that are wanted. Pieces come whole.
+    window: Range<u64>,
     sink: Sink,
     progress: &'a Progress,
     arguments: &'a Arguments,
@@ -92,8 +99,16 @@ impl Receiving<'_> {
         if self.missing.is_some() {
             return Err(broken("it started twice"));
         }
-        let length = started.content_length;
-        self.received.content_length = length;
+        self.content_length = started.content_length;
+        self.window = match &started.range {
+            None => 0..self.content_length,
+            Some(range) => match range.start.checked_add(range.length) {
+                Some(end) if end <= self.content_length => range.start..end,
+                _ => return Err(broken("its range lies outside the file")),
+            },
+        };
+        let length = self.window.end - self.window.start;
+        self.received.length = length;
         self.missing = Some(started.pieces.iter().map(|piece| piece.number).collect());
         self.progress.begin(length);
         self.arguments.log(LogLevel::Info, || {
@@ -119,7 +134,7 @@ impl Receiving<'_> {
         let fits = piece
             .offset
             .checked_add(piece.length)
-            .is_some_and(|end| end <= self.received.content_length);
+            .is_some_and(|end| end <= self.content_length);
         if !fits {
             return Err(broken(&format!(
                 "piece {} lies outside the file",
@@ -137,17 +152,25 @@ impl Receiving<'_> {
             )
         });
         self.received.bytes_from.add(&piece);
-        let length = piece.length;
+        let wanted = self.wanted(&piece);
         if self.sink.wants_content() {
             self.write(piece).await?;
         }
-        self.progress.add(length);
+        self.progress.add(wanted.end - wanted.start);
         Ok(())
+    }
+
+    /// The part of a piece that is wanted, counted in the content; empty where none is.
+    fn wanted(&self, piece: &Piece) -> Range<u64> {
+        let start = piece.offset.max(self.window.start);
+        let end = (piece.offset + piece.length).min(self.window.end);
+        start..end.max(start)
     }
 
     /// Writes on a thread of its own: a slow disk or a full pipe must not keep us from hearing Ctrl-C.
     async fn write(&mut self, piece: Piece) -> Result<(), Failure> {
-        let content = piece.content.unwrap_or_default();
+        let wanted = self.wanted(&piece);
+        let mut content = piece.content.unwrap_or_default();
         if content.len() as u64 != piece.length {
             return Err(broken(&format!(
                 "piece {} of {} bytes came with {}",
@@ -156,9 +179,17 @@ impl Receiving<'_> {
                 content.len()
             )));
         }
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        // Neither fails: both lie within the piece, which is in memory.
+        let within = |at: u64| usize::try_from(at - piece.offset).unwrap_or(usize::MAX);
+        content.truncate(within(wanted.end));
+        content.drain(..within(wanted.start));
+        let offset = wanted.start - self.window.start;
         let mut sink = std::mem::replace(&mut self.sink, Sink::None);
         let written = tokio::task::spawn_blocking(move || {
-            let outcome = sink.write(piece.offset, content);
+            let outcome = sink.write(offset, content);
             (sink, outcome)
         });
         let (sink, outcome) = written.await.map_err(|error| Failure::Here {

@@ -97,7 +97,7 @@ impl Summary {
             task_id: received.task_id,
             peer_id: received.peer_id,
             output: destination.shown(),
-            bytes: received.content_length,
+            bytes: received.length,
             seconds: elapsed.as_secs_f64(),
             sha256,
             bytes_from: received.bytes_from,

@@ -31,6 +31,9 @@ pub(crate) const PIECE_LENGTH: usize = 100_000;
 /// Length of its file: three pieces and a bit.
 pub(crate) const LENGTH: usize = 3 * PIECE_LENGTH + 17;
 
+/// What it gives of the file when asked for "ranged": the end of the first piece to the beginning of the third.
+pub(crate) const RANGE: std::ops::Range<usize> = PIECE_LENGTH - 5..2 * PIECE_LENGTH + 1;
+
 /// The file it has.
 pub(crate) fn content() -> Vec<u8> {
     (0..LENGTH)
@@ -113,12 +116,19 @@ fn answers(download: &Download) -> Result<Answers, Status> {
         _ => {}
     }
     let mut pieces = pieces_of(&content, download.need_piece_content);
-    let started = started(&content, &pieces);
+    let mut started = started(&content, &pieces);
     if part == "reverse" {
         pieces.reverse();
     }
     if part == "short" {
         pieces.pop();
+    }
+    if part == "ranged"
+        && let Some(Answer::DownloadTaskStartedResponse(started)) = &mut started.response
+    {
+        let (start, length) = (RANGE.start as u64, RANGE.len() as u64);
+        started.range = Some(dragonfly_api::common::v2::Range { start, length });
+        content = content[RANGE].to_vec();
     }
     if let Some(path) = &download.output_path
         && part != "elsewhere"
