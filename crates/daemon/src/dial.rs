@@ -28,6 +28,9 @@ use tonic_health::pb::health_client::HealthClient;
 /// How long a health check may take, connecting included.
 const HEALTH_MAX: Duration = Duration::from_secs(3);
 
+/// How often another daemon is pinged while a call is open, and how long it may take to answer.
+const PEER_PING: Duration = Duration::from_secs(3);
+
 /// Makes channels to one kind of service.
 #[derive(Clone, Default)]
 pub struct Dialer {
@@ -69,6 +72,17 @@ impl Dialer {
         // Every later channel uses the same certificates, so that if this one can be made, all can.
         runtime::grpc::channel("127.0.0.1:1", &options)?;
         Ok(Self { options })
+    }
+
+    /// The same for other daemons, which bear frequent pings: a frozen one is noticed within seconds.
+    ///
+    /// # Errors
+    /// The certificates cannot be used.
+    pub fn for_peers(tls: Option<&TlsFiles>) -> Result<Self, DialerError> {
+        let mut dialer = Self::new(tls)?;
+        dialer.options.keepalive_interval = PEER_PING;
+        dialer.options.keepalive_timeout = PEER_PING;
+        Ok(dialer)
     }
 
     /// A channel to `addr` that connects at its first call and again after each loss.

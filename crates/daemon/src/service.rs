@@ -165,11 +165,6 @@ async fn try_start(config: Config, shutdown: &Shutdown) -> Result<Addresses, Sta
         .as_ref()
         .map(TlsFiles::read)
         .transpose()?;
-    if config.upload.client_tls.is_some() {
-        warn!(
-            "upload.client: connections to other hosts are not encrypted yet, whatever certificates are given"
-        );
-    }
     let store = open_store(&config).await?;
     let listeners = Listeners::bind(&config)?;
     let addresses = listeners.addresses(&config)?;
@@ -192,6 +187,7 @@ async fn try_start(config: Config, shutdown: &Shutdown) -> Result<Addresses, Sta
         sources.clone(),
         schedulers.clone(),
         metrics.clone(),
+        dialers.peers.clone(),
     );
     let monitor = Arc::new(HostMonitor::new(identity.clone(), host_options(&config)));
     let announcer = Arc::new(Announcer::new(
@@ -254,6 +250,7 @@ where
 struct Dialers {
     manager: Dialer,
     scheduler: Dialer,
+    peers: Dialer,
 }
 
 impl Dialers {
@@ -270,6 +267,12 @@ impl Dialers {
                     .and_then(|manager| manager.tls.as_ref()),
             )?,
             scheduler: dialer("scheduler", config.scheduler.tls.as_ref())?,
+            peers: Dialer::for_peers(config.upload.client_tls.as_ref()).map_err(|error| {
+                StartError::ClientTls {
+                    section: "upload.client",
+                    error,
+                }
+            })?,
         })
     }
 }
@@ -394,6 +397,7 @@ impl Core {
         sources: Arc<source::Sources>,
         schedulers: Arc<Schedulers>,
         metrics: Arc<Metrics>,
+        peers: Dialer,
     ) -> Self {
         let stop = CancellationToken::new();
         let uploads = Uploads::new(metrics.clone());
@@ -401,6 +405,7 @@ impl Core {
             identity.clone(),
             store.clone(),
             uploads.clone(),
+            peers,
             stop.clone(),
         );
         let limit = transfer::RateLimit::new(config.download.bandwidth_limit.as_u64());

@@ -139,10 +139,10 @@ impl Pieces {
 
     /// The segments of a piece.
     pub(super) fn segments(&self, piece: PieceNumber) -> Range<u32> {
-        let slots = self.geometry().segment_slots();
-        let start = piece.0 * slots;
-        let count = self.geometry().segments_of(piece).len();
-        start..start + u32::try_from(count).unwrap_or(slots)
+        let mut segments = self.geometry().segments_of(piece);
+        let count = u32::try_from(segments.len()).unwrap_or(u32::MAX);
+        let start = segments.next().map_or(0, |segment| segment.index.0);
+        start..start.saturating_add(count)
     }
 
     /// The writer of a piece, claimed when there is none yet.

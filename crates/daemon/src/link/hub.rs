@@ -10,21 +10,20 @@ use protocol::{Geometry, HostId, PeerId, TaskId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use super::actor::Dialler;
 use super::herald::{Herald, HeraldEvent};
 use super::proto::swarm_client::SwarmClient;
 use super::{Link, LinkEvent, LinkNews, actor, service};
+use crate::dial::Dialer;
 use crate::engine::session::Event;
 use crate::identity::Identity;
 use crate::serve::Uploads;
 
 /// How long a host may take to accept a connection and say Hello.
 const DIAL_MAX: Duration = Duration::from_secs(3);
-/// A link's connection is checked this often, and cut when the check is not answered for as long.
-const KEEPALIVE: Duration = Duration::from_secs(3);
 /// Links of one task; further hosts are refused.
 const LINKS_MAX: usize = 64;
 /// Tasks with links; further ones are refused.
@@ -50,6 +49,7 @@ pub struct Hub {
     pub(crate) identity: Arc<Identity>,
     pub(crate) store: storage::Store,
     pub(crate) uploads: Arc<Uploads>,
+    dialer: Dialer,
     tasks: Mutex<HashMap<TaskId, Arc<TaskLinks>>>,
     tokens: Mutex<HashMap<u64, Weak<Link>>>,
     channels: Mutex<HashMap<SocketAddr, Channel>>,
@@ -76,12 +76,14 @@ impl Hub {
         identity: Arc<Identity>,
         store: storage::Store,
         uploads: Arc<Uploads>,
+        dialer: Dialer,
         cancel: CancellationToken,
     ) -> Arc<Self> {
         Arc::new(Self {
             identity,
             store,
             uploads,
+            dialer,
             tasks: Mutex::default(),
             tokens: Mutex::default(),
             channels: Mutex::default(),
@@ -188,23 +190,17 @@ impl Hub {
     }
 
     /// A connection to the upload port of another host; shared by all tasks.
-    fn channel(&self, addr: SocketAddr) -> Result<Channel, Status> {
+    fn channel(&self, addr: SocketAddr) -> Channel {
         let mut channels = self.channels.lock();
         if let Some(channel) = channels.get(&addr) {
-            return Ok(channel.clone());
+            return channel.clone();
         }
         if channels.len() >= CHANNELS_MAX {
             channels.clear();
         }
-        let endpoint = Endpoint::from_shared(format!("http://{addr}"))
-            .map_err(|error| Status::invalid_argument(error.to_string()))?
-            .connect_timeout(DIAL_MAX)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEPALIVE)
-            .keep_alive_timeout(KEEPALIVE);
-        let channel = endpoint.connect_lazy();
+        let channel = self.dialer.lazy(addr);
         channels.insert(addr, channel.clone());
-        Ok(channel)
+        channel
     }
 }
 
@@ -303,7 +299,7 @@ impl TaskLinks {
     /// Opens the link and runs it to its end.
     async fn open(self: Arc<Self>, target: &Target) -> Result<(), LinkNews> {
         let failed = |status: Status| LinkNews::Failed(crate::dial::reason(&status));
-        let channel = self.hub.channel(target.addr).map_err(failed)?;
+        let channel = self.hub.channel(target.addr);
         let (opening, outbound) = actor::Opening::new(&self);
         let mut client = SwarmClient::new(channel.clone());
         let call = async {
