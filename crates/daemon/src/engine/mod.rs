@@ -264,6 +264,12 @@ impl Engine {
         let store = &self.inner.parts.store;
         let mut new = NewTask::new(spec.task_id.clone(), spec.kind, spec.url.clone(), geometry);
         new.response_header = facts.header.clone().into_iter().collect();
+        // A server proves it by its answer to the probe more often than it says so; a later session has only what is stored.
+        let told = |name: &String| name.eq_ignore_ascii_case("accept-ranges");
+        if facts.ranges == RangeSupport::Yes && !new.response_header.keys().any(told) {
+            let (name, value) = ("accept-ranges".to_owned(), "bytes".to_owned());
+            new.response_header.insert(name, value);
+        }
         new.etag.clone_from(&facts.version.etag);
         new.last_modified.clone_from(&facts.version.last_modified);
         let creating = store.clone();
