@@ -380,11 +380,13 @@ impl PieceServer {
         if request.length == 0 || end.is_none_or(|end| end > span.length) {
             return Err(not_found(format!("the piece has {} bytes", span.length)));
         }
-        let view = match task.piece(request.piece).map_err(internal)? {
-            Lookup::Whole(view) | Lookup::Arriving(view) => view,
-            Lookup::Unverified | Lookup::Missing => {
-                return Err(not_found("the piece is not here".to_owned()));
-            }
+        let mut found = task.piece(request.piece).map_err(internal)?;
+        if matches!(found, Lookup::Unverified) {
+            verify(&task, request.piece).await?;
+            found = task.piece(request.piece).map_err(internal)?;
+        }
+        let (Lookup::Whole(view) | Lookup::Arriving(view)) = found else {
+            return Err(not_found("the piece is not here".to_owned()));
         };
         let ready = view.ready(request.offset).map_err(internal)?;
         if ready == 0 {
