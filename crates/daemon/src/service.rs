@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use runtime::grpc::{self, RateLimit, ServerOptions};
 use runtime::listen::{self, BindError};
-use runtime::shutdown::Shutdown;
+use runtime::shutdown::{Shutdown, Signals};
 use runtime::tls::{TlsError, TlsFiles, TlsMaterial};
 use storage::{OpenError, Start, Store};
 use tokio::net::TcpListener;
@@ -136,8 +136,18 @@ pub enum StartError {
 /// It cannot start, or a part of it failed.
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), StartError> {
     let grace = config.server.shutdown_timeout + END_MAX;
-    start(config, &shutdown).await?;
-    let drained = shutdown.run(grace).await.map_err(StartError::Signals)?;
+    // Signals are heard from the first moment on, so that one during the start ends it in order too.
+    let mut signals = Signals::new().map_err(StartError::Signals)?;
+    let drained = tokio::select! {
+        started = start(config, &shutdown) => {
+            started?;
+            shutdown.run_in_order(&mut signals, &[], grace).await
+        }
+        signal = signals.next() => {
+            info!(signal, "stopping before the start was complete");
+            shutdown.drain(grace).await
+        }
+    };
     drained
         .failure
         .map_or(Ok(()), |failure| Err(failure.into()))

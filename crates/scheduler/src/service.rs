@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use runtime::grpc::{ClientOptions, DialError, ServerOptions};
 use runtime::listen::{self, BindError};
-use runtime::shutdown::Shutdown;
+use runtime::shutdown::{Shutdown, Signals};
 use runtime::tls::{TlsError, TlsFiles, TlsMaterial};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -217,8 +217,18 @@ fn read_tls(files: Option<&TlsFiles>) -> Result<Option<TlsMaterial>, TlsError> {
 /// It cannot start, or a part of it failed.
 pub async fn run(config: Config, shutdown: Shutdown) -> Result<(), StartError> {
     let grace = config.server.grace;
-    Scheduler::start(config, &shutdown).await?;
-    let drained = shutdown.run(grace).await.map_err(StartError::Signals)?;
+    // Signals are heard from the first moment on, so that one during the start ends it in order too.
+    let mut signals = Signals::new().map_err(StartError::Signals)?;
+    let drained = tokio::select! {
+        started = Scheduler::start(config, &shutdown) => {
+            started?;
+            shutdown.run_in_order(&mut signals, &[], grace).await
+        }
+        signal = signals.next() => {
+            info!(signal, "stopping before the start was complete");
+            shutdown.drain(grace).await
+        }
+    };
     drained
         .failure
         .map_or(Ok(()), |failure| Err(StartError::Failed(failure)))
