@@ -310,13 +310,17 @@ impl PieceServer {
         let record = task.piece_record(request.piece).ok_or_else(|| {
             not_found(format!("piece {}", request.task_id.piece_id(request.piece)))
         })?;
-        let child = v2_child(&request.task_id, child);
+        let links = self.hub.existing(&request.task_id);
+        let child = links
+            .as_ref()
+            .and_then(|links| links.v2_child_at(child.ip()))
+            .unwrap_or_else(|| stranger(&request.task_id, child));
         let mut slot = self
             .uploads
             .slot(child, ChildKind::V2, None)
             .await
             .map_err(NotNow::reply)?;
-        slot.show(self.hub.existing(&request.task_id), child, request.piece, 0);
+        slot.show(links, child, request.piece, 0);
         let head = PieceHead {
             piece: record.number,
             offset: record.offset,
@@ -488,8 +492,8 @@ impl Arriving for Relay {
     }
 }
 
-/// How a v2 child is known to the slots and the stage: it has no link, so its address and task name it.
-pub fn v2_child(task_id: &TaskId, child: SocketAddr) -> ChildId {
+/// How a v2 child that follows no SyncPieces here is known to the slots: its address and task name it.
+fn stranger(task_id: &TaskId, child: SocketAddr) -> ChildId {
     let mut hasher = std::hash::DefaultHasher::new();
     std::hash::Hash::hash(&(task_id, child.ip()), &mut hasher);
     ChildId(std::hash::Hasher::finish(&hasher))

@@ -11,7 +11,6 @@ use tonic::Status;
 
 use super::Engine;
 use crate::link::{HeraldEvent, V2Child};
-use crate::serve::v2_child;
 
 impl Engine {
     /// Pieces of a task as they become available here, each once, until all that the child is interested in were told
@@ -44,7 +43,7 @@ impl Engine {
         let links = inner.hub.links_of(&task)?;
         if !nothing_wanted {
             let child = V2Child {
-                child: v2_child(task_id, child),
+                child: links.new_v2_child(child.ip()),
                 interested: wanted,
                 tell: Some(tell),
                 told_all: None,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use protocol::{Geometry, HostId, PeerId, TaskId};
+use swarm::ChildId;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -67,6 +68,8 @@ pub struct TaskLinks {
     links: Mutex<HashMap<HostId, Arc<Link>>>,
     session: Mutex<Option<mpsc::Sender<Event>>>,
     herald: mpsc::Sender<HeraldEvent>,
+    /// The v2 child that last asked for SyncPieces from an address: its piece requests come without a name.
+    v2_children: Mutex<HashMap<IpAddr, ChildId>>,
     pub(crate) cancel: CancellationToken,
 }
 
@@ -128,6 +131,7 @@ impl Hub {
             links: Mutex::default(),
             session: Mutex::default(),
             herald,
+            v2_children: Mutex::default(),
             cancel: self.cancel.child_token(),
         });
         tasks.insert(task.id().clone(), links.clone());
@@ -205,6 +209,23 @@ impl Hub {
 }
 
 impl TaskLinks {
+    /// A name for a v2 child that asks for SyncPieces from this address. Two streams never share one: several hosts may
+    /// come from one address.
+    pub fn new_v2_child(&self, ip: IpAddr) -> ChildId {
+        let child = ChildId(fastrand::u64(..));
+        let mut children = self.v2_children.lock();
+        if children.len() >= LINKS_MAX * 16 {
+            children.clear();
+        }
+        children.insert(ip, child);
+        child
+    }
+
+    /// The v2 child that piece requests from this address belong to, as far as that can be told.
+    pub fn v2_child_at(&self, ip: IpAddr) -> Option<ChildId> {
+        self.v2_children.lock().get(&ip).copied()
+    }
+
     /// The session has ended.
     pub fn detach(&self) {
         *self.session.lock() = None;
