@@ -9,6 +9,7 @@ use protocol::{Crc32, Digest, PeerId, PieceNumber, SegmentIndex, TaskKind};
 use storage::PieceWriter;
 use swarm::{Failure, NeighbourId, RequestId};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use transfer::{
     CancelHandle, ContentHead, Fault, FetchError, FetchOutcome, FetchRequest, Limits, Sink,
     SinkError, Wanted,
@@ -25,6 +26,9 @@ const V2_HEAD_MAX: Duration = Duration::from_secs(20);
 const MESH_HEAD_MAX: Duration = Duration::from_secs(5);
 /// Longest silence between two bytes. The picker moves a request elsewhere long before.
 const STALL_MAX: Duration = Duration::from_secs(5);
+
+/// A fetch without a byte for this long keeps nobody from reading its piece from the origin.
+const SILENT_MAX: Duration = Duration::from_secs(1);
 
 /// How a fetch ended.
 #[derive(Debug)]
@@ -61,6 +65,7 @@ pub(super) struct Fetch {
     parent: Option<PeerId>,
     received: Arc<AtomicU64>,
     seen: u64,
+    last_byte: Instant,
     cancel: CancelHandle,
 }
 
@@ -144,6 +149,7 @@ impl Fetch {
             parent,
             received,
             seen: 0,
+            last_byte: Instant::now(),
             cancel,
         })
     }
@@ -167,7 +173,21 @@ impl Fetch {
     /// Bytes so far, if that is news.
     pub(super) fn progress(&mut self) -> Option<u64> {
         let received = self.received.load(Ordering::Relaxed);
-        (std::mem::replace(&mut self.seen, received) != received).then_some(received)
+        let news = std::mem::replace(&mut self.seen, received) != received;
+        if news {
+            self.last_byte = Instant::now();
+        }
+        news.then_some(received)
+    }
+
+    /// Whether its parent sends nothing: what it was to bring is not waited for where it can be had otherwise.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.last_byte.elapsed() >= SILENT_MAX
+    }
+
+    /// Bytes so far.
+    pub(super) fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
     }
 }
 

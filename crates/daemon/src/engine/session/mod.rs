@@ -360,7 +360,8 @@ impl Session {
     /// Gives the origin reader, if it is at work, pieces to read.
     fn feed_origin(&mut self) {
         loop {
-            let busy = self.fetches.values().map(Fetch::piece).collect();
+            let moving = self.fetches.values().filter(|fetch| !fetch.is_stalled());
+            let busy = moving.map(Fetch::piece).collect();
             let reach = Reach {
                 engine: &self.engine,
                 links: &self.links,
@@ -375,9 +376,28 @@ impl Session {
                 return;
             }
             for piece in run {
+                self.give_up_fetches_of(piece);
                 let segments = self.pieces.segments(piece);
                 self.pick(PickerEvent::OriginTook { segments });
             }
+        }
+    }
+
+    /// The origin reads this piece now; whoever was asked for it was silent for too long.
+    fn give_up_fetches_of(&mut self, piece: PieceNumber) {
+        let of_piece =
+            |(&request, fetch): (&RequestId, &Fetch)| (fetch.piece() == piece).then_some(request);
+        let requests: Vec<RequestId> = self.fetches.iter().filter_map(of_piece).collect();
+        for request in requests {
+            let Some(fetch) = self.fetches.remove(&request) else {
+                continue;
+            };
+            fetch.cancel();
+            self.pick(PickerEvent::Failed {
+                request,
+                failure: swarm::Failure::Stalled,
+                received: fetch.received(),
+            });
         }
     }
 
