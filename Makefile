@@ -57,9 +57,9 @@ unit:
 fuzz:
 	scripts/fuzz-brief.sh
 
-# Whole-system tests in Python that need more than one package; those of one package run with `unit`.
-system: $(wildcard tests/system/run.py)
-	$(if $^,scripts/with-programs.sh debug $^)
+# Several of our programs at once, as real processes; what one package can test alone runs with `unit`.
+system:
+	scripts/with-programs.sh debug python3 -m unittest discover -s tests/system -t tests -v
 
 # With the public client of Dragonfly v2, installed into a cache folder. Too slow for every run;
 # docs/compatibility.md keeps the last result.

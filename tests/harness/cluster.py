@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from . import grpc
 from .daemon import Daemon, Flavour
 from .origin import Origin
 from .process import Process, wait_until
@@ -34,11 +35,15 @@ class Cluster:
         self._next_ip = 1
         self.processes: list[Process] = []
         self.daemons: list[Daemon] = []
+        self._mounts: list[Path] = []
 
     def __enter__(self) -> "Cluster":
         return self
 
     def __exit__(self, kind, _value, _trace) -> None:
+        self.close(failed=kind is not None)
+
+    def close(self, failed: bool = False) -> None:
         for daemon in self.daemons:
             if daemon.process.running:
                 daemon.process.thaw()
@@ -47,7 +52,9 @@ class Cluster:
             daemon.stop()
         for process in reversed(self.processes):
             process.stop()
-        if kind and os.environ.get("KEEP_FAILED"):
+        for mount in self._mounts:
+            subprocess.run(["umount", mount], check=True)
+        if failed and os.environ.get("KEEP_FAILED"):
             print(f"kept: {self.folder}")
         else:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -56,6 +63,21 @@ class Cluster:
         ip = f"{self._net}.{self._next_ip}"
         self._next_ip += 1
         return ip
+
+    def tmpfs(self, name: str, size: int) -> Path:
+        """A filesystem of `size` bytes. Needs root."""
+        folder = self.folder / name
+        folder.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "dragonfly-test", folder], check=True)
+        self._mounts.append(folder)
+        return folder
+
+    def hosts(self, scheduler: str) -> set[str]:
+        """Names of the daemons, of those that this cluster has started, that the scheduler lists."""
+        listed = grpc.call(scheduler, "scheduler.v2.Scheduler/ListHosts")
+        # Field 3 of a host: its name.
+        return {daemon.name for daemon in self.daemons
+                if b"\x1a" + bytes([len(daemon.name)]) + daemon.name.encode() in listed}
 
     def origin(self, extra: str = "") -> Origin:
         origin = Origin(self.folder / f"origin{len(self.processes)}", self.ip(), extra=extra)
@@ -111,6 +133,11 @@ metrics:
         self.processes.append(process)
         self._answers(process, ip, 8002, netns)
         return f"{ip}:8002"
+
+    def wait_for_bytes(self, daemons: list[Daemon], count: int, seconds: float = 30) -> None:
+        """Waits until each of them has received so much in whole pieces."""
+        for daemon in daemons:
+            wait_until(lambda: daemon.received() >= count, seconds, f"{daemon.name} has received {count} bytes")
 
     def process(self, name: str) -> Process:
         return next(process for process in self.processes if process.name == name)

@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 import os
+import socket as sockets
 import subprocess
 import time
 from pathlib import Path
@@ -39,12 +40,14 @@ class Daemon:
 
     def __init__(self, name: str, folder: Path, ip: str, flavour: Flavour = Flavour.OURS, seed: bool = False,
                  manager: str | None = None, schedulers: list[str] | None = None, netns: str | None = None,
-                 storage: Path | None = None, keep: bool = False, extra: str = "", log_level: str = "info"):
+                 storage: Path | None = None, keep: bool = False, extra: str = "", log_level: str = "info",
+                 prefix: list | None = None, upload_limit: str = "50GB", socket: Path | None = None):
         self.name, self.folder, self.ip, self.flavour, self.netns = name, folder, ip, flavour, netns
         self.seed, self.manager, self.schedulers = seed, manager, schedulers or []
         self.storage = storage or folder / "storage"
         self.keep, self.extra, self.log_level = keep, extra, log_level
-        self.socket = folder / "dfdaemon.sock"
+        self.prefix, self.upload_limit = prefix or [], upload_limit
+        self.socket = socket or folder / "dfdaemon.sock"
         folder.mkdir(parents=True, exist_ok=True)
         self.storage.mkdir(parents=True, exist_ok=True)
         self.process = None
@@ -52,20 +55,29 @@ class Daemon:
 
     def start(self) -> None:
         """Starts it (again), with what its storage folder holds."""
-        config, dynconfig = self.folder / "dfdaemon.yaml", self.folder / "dynconfig.yaml"
-        config.write_text(self._config())
+        (self.folder / "dfdaemon.yaml").write_text(self._config())
         addrs = "".join(f"\n    - '{addr}'" for addr in self.schedulers)
-        dynconfig.write_text(f"scheduler:\n  addrs:{addrs or ' []'}\n")
-        argv = [self.flavour.program("dfdaemon"), "--config", config, "--dynconfig", dynconfig, "--console",
+        (self.folder / "dynconfig.yaml").write_text(f"scheduler:\n  addrs:{addrs or ' []'}\n")
+        self.run()
+
+    def run(self) -> None:
+        """Starts it with the configuration files that are there."""
+        config, dynconfig = self.folder / "dfdaemon.yaml", self.folder / "dynconfig.yaml"
+        argv = [*self.prefix, self.flavour.program("dfdaemon"), "--config", config, "--dynconfig", dynconfig, "--console",
                 "--log-level", self.log_level, "--log-dir", self.folder / "log"]
         self.process = Process(self.name, argv, self.folder / "dfdaemon.log", self.netns)
 
     def ready(self, seconds: float = 20) -> "Daemon":
         """Waits until its socket answers."""
-        wait_until(lambda: self.socket.exists() or not self.process.running, seconds, f"{self.name} serves its socket")
+        wait_until(lambda: self._answers() or not self.process.running, seconds, f"{self.name} serves its socket")
         if not self.process.running:
             raise AssertionError(f"{self.name} ended: {self.process.text()[-2000:]}")
         return self
+
+    def _answers(self) -> bool:
+        # A killed daemon leaves its socket file, so that the file alone says nothing.
+        with sockets.socket(sockets.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.socket)) == 0
 
     def _config(self) -> str:
         manager = f"manager:\n  addr: {self.manager}\n" if self.manager else ""
@@ -83,6 +95,7 @@ upload:
   server:
     ip: {self.ip}
     port: 4000
+  bandwidthLimit: {self.upload_limit}
 {manager}{seed}scheduler:
   announceInterval: 10s
 dynconfig:
@@ -116,10 +129,12 @@ stats:
         program = (flavour or self.flavour).program("dfget")
         return [program, url, "--output", output, "--endpoint", self.socket, "--no-progress", *args]
 
-    def dfget(self, url: str, output: Path, *args: str, flavour: Flavour | None = None, seconds: float = 120) -> Got:
-        """Runs the real dfget to its end."""
+    def dfget(self, url: str, output: Path, *args: str, flavour: Flavour | None = None, seconds: float = 120,
+              prefix: list | None = None) -> Got:
+        """Runs the real dfget to its end; `prefix` is a command to run it by."""
         started = time.monotonic()
-        done = subprocess.run([str(word) for word in self.dfget_argv(url, output, *args, flavour=flavour)],
+        argv = [*(prefix or []), *self.dfget_argv(url, output, *args, flavour=flavour)]
+        done = subprocess.run([str(word) for word in argv],
                               capture_output=True, text=True, timeout=seconds)
         return Got(done.returncode, time.monotonic() - started, output, done.stderr + done.stdout)
 
@@ -130,7 +145,7 @@ stats:
 
     def metric(self, name: str) -> dict[str, float]:
         """All series of one metric: label text -> value."""
-        command = ["curl", "-s", "--max-time", "5", f"http://{self.ip}:4002/metrics"]
+        command = ["curl", "-s", "--max-time", "2", f"http://{self.ip}:4002/metrics"]
         if self.netns:
             command = ["ip", "netns", "exec", self.netns, *command]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -140,6 +155,13 @@ stats:
                 labels, value = line[len(name):].rsplit(" ", 1)
                 series[labels] = float(value)
         return series
+
+    def received(self) -> float:
+        """Bytes of whole pieces received so far, from wherever; 0 while it does not answer."""
+        try:
+            return sum(self.metric("dragonfly_client_download_traffic").values())
+        except subprocess.CalledProcessError:
+            return 0
 
     def stop(self) -> int:
         return self.process.stop()
