@@ -104,6 +104,7 @@ struct News {
 pub struct Herald {
     links: Arc<TaskLinks>,
     children: HashMap<ChildId, Child>,
+    /// With a record; after a crash a piece is verified when the first child asks for it.
     held: Bitmap,
     arriving: Bitmap,
     stage: Option<Stage>,
@@ -119,7 +120,7 @@ impl Herald {
         let geometry = links.geometry;
         let held = links
             .task
-            .held()
+            .recorded()
             .unwrap_or_else(|_| Bitmap::new(geometry.piece_count()));
         let seed = links.hub.identity.role == HostRole::Seed;
         let stage = seed.then(|| {
@@ -305,7 +306,7 @@ impl Herald {
 
     /// Compares what is held with what was known to be.
     fn look(&mut self) {
-        let Ok(now) = self.links.task.held() else {
+        let Ok(now) = self.links.task.recorded() else {
             return self.deleted();
         };
         let fresh: Vec<u32> = now.ones().filter(|&piece| !self.held.get(piece)).collect();
