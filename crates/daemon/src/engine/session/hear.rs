@@ -281,6 +281,10 @@ impl Session {
                 {
                     conversation.piece_failed(piece.0, parent);
                 }
+                if failure == swarm::Failure::NotFound {
+                    // It lost what it showed: if that is missing later, the scheduler must not count on it.
+                    self.parents.suspect(fetch.neighbour());
+                }
                 self.pick(PickerEvent::Failed {
                     request: fetched.request,
                     failure,
