@@ -3,6 +3,7 @@
 import time
 
 from harness import Daemon, wait_until
+from harness.cluster import sha256
 
 from .support import MIB, PIECE, QUIET, Progress, SystemTest
 
@@ -78,3 +79,47 @@ class Faults(SystemTest):
             self.seed.process.kill()
 
         self.go_on(self.peers, disturb)
+
+
+class BeforeTheStart(SystemTest):
+    """Parts of the swarm that are away or frozen when a download begins."""
+
+    def fetch(self, peer: Daemon, within: float) -> None:
+        got = peer.dfget(f"{self.origin.url}/f", self.output(peer), seconds=QUIET)
+        self.assertEqual(got.code, 0, got.stderr)
+        self.assertEqual(sha256(got.output), sha256(self.source))
+        print(f"{got.seconds:.1f} s ... ", end="", flush=True)
+        self.assertLess(got.seconds, within)
+
+    def setUp(self):
+        super().setUp()
+        self.origin = self.cluster.origin()
+        self.source = self.origin.file("f", 32 * MIB)
+
+    def test_the_scheduler_is_frozen(self):
+        _seed, peer = self.swarm(1)
+        self.cluster.process("scheduler").freeze()
+        # It may be slow or loaded: its answer is waited for, but not for ever.
+        self.fetch(peer, within=20)
+        self.assert_read_once(self.origin, "f")
+
+    def test_the_scheduler_is_gone(self):
+        _seed, peer = self.swarm(1)
+        self.cluster.process("scheduler").kill()
+        self.fetch(peer, within=15)
+        self.assert_read_once(self.origin, "f")
+
+    def test_the_seed_is_frozen(self):
+        seed, peer = self.swarm(1)
+        seed.process.freeze()
+        self.fetch(peer, within=15)
+        self.assert_read_once(self.origin, "f")
+
+    def test_the_only_earlier_peer_is_frozen(self):
+        scheduler = self.cluster.scheduler()
+        early, late = [self.cluster.daemon(name, schedulers=[scheduler]) for name in ("early", "late")]
+        self.known(scheduler, [early, late])
+        self.fetch(early, within=15)
+        early.process.freeze()
+        self.fetch(late, within=15)
+        self.assert_read_once(self.origin, "f", times=2.02)
