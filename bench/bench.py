@@ -79,7 +79,7 @@ def one_parent() -> None:
                     rss_c.append(child.process.rss_mib_max())
                 output.unlink()
                 cluster.remove(child)
-            assert origin.bytes_sent("model.bin") == 1024 * MIB, "a child read the origin"
+            assert origin.bytes_sent("model.bin") < 1025 * MIB, "a child read the origin"
         both = [a + b for a, b in zip(parents, children)]
         medians[flavour] = statistics.median(seconds), statistics.median(both)
         row(flavour.value, spread(seconds), spread(parents), spread(children), spread(both),

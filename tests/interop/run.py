@@ -136,7 +136,10 @@ def their_dfget_with_our_daemon() -> None:
 
 
 def ranges() -> None:
-    """(4) ranges, in both directions."""
+    """(4) ranges, in both directions.
+
+    Our daemon writes the bytes of the range; the public one leaves a file of the whole length that holds them in place.
+    """
     with Cluster() as cluster:
         origin = cluster.origin()
         source = origin.file("f", SIZE)
@@ -149,7 +152,9 @@ def ranges() -> None:
                 output = cluster.folder / f"{peer.name}-{start}"
                 got = peer.dfget(f"{origin.url}/f", output, "--header", f"Range: bytes={start}-{end}", flavour=peer.flavour)
                 assert got.code == 0, got.stderr
-                assert output.read_bytes() == want, f"{peer.name}: bytes {start}-{end} differ"
+                data = output.read_bytes()
+                found = data if peer.flavour is OURS else data[start:end + 1]
+                assert found == want, f"{peer.name}: bytes {start}-{end} differ"
 
 
 def parent_killed(kind: Flavour) -> None:
