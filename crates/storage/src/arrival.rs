@@ -31,6 +31,8 @@ pub(crate) struct Arrival {
     segments: Box<[Segment]>,
     end: AtomicU8,
     grown: Notify,
+    /// Shared by all arriving pieces of a task: who may write to its file now.
+    turn: Arc<Mutex<()>>,
 }
 
 /// Invariant: `received` bytes from the segment's start are in the file, and the hasher has seen exactly these.
@@ -57,7 +59,7 @@ pub(crate) enum End {
 }
 
 impl Arrival {
-    pub(crate) fn new(span: PieceSpan, segment_length: u64) -> Self {
+    pub(crate) fn new(span: PieceSpan, segment_length: u64, turn: Arc<Mutex<()>>) -> Self {
         let count = span.length.div_ceil(segment_length);
         let segments = (0..count)
             .map(|_| Segment {
@@ -72,6 +74,7 @@ impl Arrival {
             segments,
             end,
             grown: Notify::new(),
+            turn,
         }
     }
 
@@ -217,8 +220,12 @@ impl Arrival {
             return Err(WriteError::Ended { piece });
         }
         for stride in new.chunks(STRIDE) {
-            file.write_all_at(stride, self.span.offset + start + received)
-                .doing("write a piece to", path)?;
+            {
+                // The kernel writes to one file at a time anyway, and lets those who wait for it spin.
+                let _turn = self.turn.lock();
+                file.write_all_at(stride, self.span.offset + start + received)
+                    .doing("write a piece to", path)?;
+            }
             tail.hasher.update(stride);
             received += stride.len() as u64;
             segment.received.store(received, Ordering::Release);

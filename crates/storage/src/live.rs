@@ -36,6 +36,8 @@ pub(crate) struct Live {
     /// Bytes of whole pieces, for admission to read without a lock.
     recorded_bytes: Arc<AtomicU64>,
     epoch: u64,
+    /// Held while bytes are written to the content file.
+    turn: Arc<Mutex<()>>,
 }
 
 #[derive(Debug)]
@@ -120,6 +122,7 @@ impl Live {
             changes,
             recorded_bytes,
             epoch,
+            turn: Arc::default(),
         }
     }
 
@@ -187,7 +190,9 @@ impl Live {
         let mut state = self.checked_state()?;
         let found = match &state.slots[piece.index()] {
             Slot::Missing => {
-                let arrival = Arc::new(Arrival::new(span, self.task.geometry.segment_length()));
+                let turn = Arc::clone(&self.turn);
+                let segment_length = self.task.geometry.segment_length();
+                let arrival = Arc::new(Arrival::new(span, segment_length, turn));
                 state.slots[piece.index()] = Slot::Arriving(Arc::clone(&arrival));
                 state.arriving += 1;
                 return Ok(Ok(arrival));
