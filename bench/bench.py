@@ -197,7 +197,7 @@ def cold_start() -> None:
             argv = [Flavour.OURS.program("dragonfly"), "up", "--data-dir", cluster.folder / "data"]
             process = Process("up", argv, cluster.folder / "up.log")
             cluster.processes.append(process)
-            wait_until(lambda: "ready" in process.text().lower() or not process.running, 20, "up is ready")
+            wait_until(lambda: "serves after" in process.text() or not process.running, 20, "up serves")
             times.append(time.monotonic() - started)
             assert process.running, process.text()
     print(f"{spread([seconds * 1000 for seconds in times])} ms")

@@ -22,7 +22,7 @@ use crate::error::{DiskContext, ReadError, WriteError};
 
 /// Most bytes between two publications: a relay passes them on, and they stay in the cache between the write and the
 /// checksum.
-const STRIDE: usize = 128 << 10;
+const STRIDE: usize = 256 << 10;
 
 #[derive(Debug)]
 pub(crate) struct Arrival {
