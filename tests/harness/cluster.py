@@ -11,7 +11,7 @@ from pathlib import Path
 from . import grpc
 from .daemon import Daemon, Flavour
 from .origin import Origin
-from .process import Process, wait_until
+from .process import Process, free_port, wait_until
 
 
 def sha256(path: Path) -> str:
@@ -98,7 +98,7 @@ class Cluster:
       start: 65003
       end: 65003
   rest:
-    addr: {ip}:8080
+    addr: {ip}:{free_port(ip)}
 database:
   url: sqlite://{folder}/manager.db
 metrics:

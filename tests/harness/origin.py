@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .process import Process, wait_until
+from .process import Process, free_port, wait_until
 
 _CONFIG = """
 daemon off;
@@ -30,8 +30,9 @@ http {{
 class Origin:
     """The web server that a cluster reads from."""
 
-    def __init__(self, folder: Path, ip: str, port: int = 8080, netns: str | None = None, extra: str = ""):
+    def __init__(self, folder: Path, ip: str, port: int | None = None, netns: str | None = None, extra: str = ""):
         self.folder = folder
+        port = port or (8080 if netns else free_port(ip))
         self.url = f"http://{ip}:{port}"
         self.www = folder / "www"
         self.www.mkdir(parents=True)

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -26,6 +27,13 @@ def wait_until(condition, seconds: float, what: str):
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {what}")
         time.sleep(0.02)
+
+
+def free_port(ip: str) -> int:
+    """A port of `ip` that nobody listens on, also not on all addresses at once."""
+    with socket.socket() as probe:
+        probe.bind((ip, 0))
+        return probe.getsockname()[1]
 
 
 class Process:
