@@ -11,7 +11,7 @@ use std::time::Duration;
 use dragonfly_api::common::v2::Peer;
 use dragonfly_api::dfdaemon::v2::SyncPiecesRequest;
 use dragonfly_api::dfdaemon::v2::dfdaemon_upload_client::DfdaemonUploadClient;
-use protocol::{HostId, PeerId, PieceNumber, TaskId};
+use protocol::{Geometry, HostId, PeerId, PieceNumber, TaskId};
 use swarm::NeighbourId;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -263,6 +263,16 @@ impl Parents {
             && let Some(parent) = self.hosts.get_mut(host_id)
         {
             parent.suspect = true;
+        }
+    }
+
+    /// Suspects the neighbours of this project that hold a part of the task and are getting no more: called when nobody has
+    /// what is wanted. The scheduler takes them for complete.
+    pub(super) fn suspect_partial(&mut self, geometry: &Geometry) {
+        for parent in self.hosts.values_mut() {
+            if let Way::Mesh(_, link) = &parent.way {
+                parent.suspect |= link.known.lock().is_at_rest(geometry);
+            }
         }
     }
 

@@ -85,6 +85,15 @@ impl Known {
         self.arriving.ones().map(SegmentIndex).collect()
     }
 
+    /// Whether it holds something and nothing more has begun to arrive there: it has all that it wanted.
+    pub fn is_at_rest(&self, geometry: &Geometry) -> bool {
+        let landed = |segment| {
+            let span = geometry.segment(SegmentIndex(segment));
+            span.is_none_or(|span| self.held.get(span.piece.0))
+        };
+        self.held.ones().next().is_some() && self.arriving.ones().all(landed)
+    }
+
     /// Whether it holds every piece.
     pub fn is_whole(&self) -> bool {
         self.held.is_full()

@@ -78,6 +78,7 @@ impl Session {
             Scheduling::Talking { .. }
                 if self.parents.live() == 0 || for_long > Duration::from_millis(1500) =>
             {
+                self.parents.suspect_partial(self.task.geometry());
                 self.ask_for_others("not all pieces are downloaded from parent")
             }
             _ => Ok(()),
