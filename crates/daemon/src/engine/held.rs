@@ -24,10 +24,7 @@ pub(super) fn announce(engine: &Arc<Inner>, spec: &DownloadSpec, geometry: &Geom
     let speaker = Speaker {
         host_id: engine.parts.identity.host_id.clone(),
         task_id: spec.task_id.clone(),
-        peer_id: engine.hub.existing(&spec.task_id).map_or_else(
-            || engine.parts.identity.new_peer_id(),
-            |links| links.peer_id.clone(),
-        ),
+        peer_id: engine.parts.identity.new_peer_id(),
     };
     let mut download = convert::registration(spec, geometry);
     download.metadata_only = true;

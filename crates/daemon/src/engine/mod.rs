@@ -130,7 +130,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`DownloadError`]; the origin's refusal, a full disk and a range that does not fit are found here.
-    pub async fn download(&self, spec: DownloadSpec) -> Result<Download, DownloadError> {
+    pub async fn download(&self, mut spec: DownloadSpec) -> Result<Download, DownloadError> {
         let inner = &self.inner;
         if inner.cancel.is_cancelled() {
             return Err(DownloadError::Stopping);
@@ -138,6 +138,7 @@ impl Engine {
         let (task, facts) = self.task(&spec).await?;
         let geometry = *task.geometry();
         let range = resolve_range(&spec, &geometry)?;
+        spec.range = range;
         let spans = wanted_spans(&geometry, range)?;
         let mut wanted = Bitmap::new(geometry.piece_count());
         for span in &spans {

@@ -55,7 +55,7 @@ impl Opening {
             version: VERSION,
             task_id: links.task.id().to_string(),
             host_id: identity.host_id.to_string(),
-            peer_id: links.peer_id.to_string(),
+            peer_id: links.peer_id().to_string(),
             ip: identity.ip.to_string(),
             piece_port: u32::from(identity.ports.piece_tcp),
             content_length: links.geometry.content_length(),

@@ -64,7 +64,7 @@ pub struct TaskLinks {
     pub(crate) task: storage::Task,
     pub(crate) geometry: Geometry,
     /// Our part in this task, told to every neighbour.
-    pub(crate) peer_id: PeerId,
+    peer_id: Mutex<PeerId>,
     links: Mutex<HashMap<HostId, Arc<Link>>>,
     session: Mutex<Option<mpsc::Sender<Event>>>,
     herald: mpsc::Sender<HeraldEvent>,
@@ -127,7 +127,7 @@ impl Hub {
             hub: self.clone(),
             task: task.clone(),
             geometry: *task.geometry(),
-            peer_id: self.identity.new_peer_id(),
+            peer_id: Mutex::new(self.identity.new_peer_id()),
             links: Mutex::default(),
             session: Mutex::default(),
             herald,
@@ -157,6 +157,7 @@ impl Hub {
                 .is_some_and(|there| Arc::ptr_eq(there, &links))
             {
                 *links.session.lock() = Some(session);
+                *links.peer_id.lock() = self.identity.new_peer_id();
                 let standing = links.links.lock().values().cloned().collect();
                 return Ok((links, standing));
             }
@@ -230,6 +231,11 @@ impl TaskLinks {
     pub fn detach(&self) {
         *self.session.lock() = None;
         self.tell(HeraldEvent::SessionEnded);
+    }
+
+    /// Our part in this task: a new one with each session, as a scheduler knows a peer for one download only.
+    pub fn peer_id(&self) -> PeerId {
+        self.peer_id.lock().clone()
     }
 
     /// Whether a session runs.

@@ -101,6 +101,7 @@ pub(super) struct Session {
     spec: DownloadSpec,
     task: storage::Task,
     links: Arc<TaskLinks>,
+    peer_id: PeerId,
     epoch: Instant,
     events: mpsc::Receiver<Event>,
     events_tx: mpsc::Sender<Event>,
@@ -142,12 +143,13 @@ impl Session {
             .map_err(|status| DownloadError::Invalid(status.message().to_owned()))?;
         let (outcome, outcome_rx) = watch::channel(None);
         let interest = Arc::new(());
+        let peer_id = links.peer_id();
         let now = Instant::now();
         let handle = SessionHandle {
             events: events_tx.clone(),
             outcome: outcome_rx,
             interest: interest.clone(),
-            peer_id: links.peer_id.clone(),
+            peer_id: peer_id.clone(),
         };
         let pieces = Pieces::new(task.clone());
         let options = PickerOptions {
@@ -161,6 +163,7 @@ impl Session {
             pieces,
             spec,
             links,
+            peer_id,
             epoch: now,
             events,
             events_tx,
@@ -243,7 +246,7 @@ impl Session {
                 let speaker = Speaker {
                     host_id: self.engine.parts.identity.host_id.clone(),
                     task_id: self.task.id().clone(),
-                    peer_id: self.links.peer_id.clone(),
+                    peer_id: self.peer_id.clone(),
                 };
                 let download = convert::registration(&self.spec, self.task.geometry());
                 let conversation = Conversation::open(
@@ -263,10 +266,9 @@ impl Session {
     /// Small content comes straight from the origin: asking around would take longer (as Dragonfly v2 does).
     fn is_small(&self) -> bool {
         const SMALL: u64 = 4 << 20;
-        let geometry = self.task.geometry();
-        let wanted = u64::from(self.wanted.count()) * geometry.piece_length();
-        let small = geometry.content_length() <= SMALL
-            || self.spec.range.is_some_and(|range| range.length <= SMALL) && wanted <= 2 * SMALL;
+        let is_small = |length: u64| length <= SMALL;
+        let small = is_small(self.task.geometry().content_length())
+            || self.spec.range.is_some_and(|range| is_small(range.length));
         small && !self.spec.scheduling_always && !self.spec.disable_back_to_source
     }
 
