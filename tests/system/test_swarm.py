@@ -29,6 +29,14 @@ class Swarm(SystemTest):
         self.assertEqual(sha256(got.output), sha256(origin.www / "f"))
         self.assert_read_once(origin, "f")
 
+    def test_a_slow_origin_is_read_once(self):
+        # Two connections of 200 kB/s: the first piece takes ten seconds, and bytes come in bursts.
+        origin = self.cluster.origin(extra="limit_rate 200k;")
+        origin.file("f", 6 * MIB)
+        _seed, *peers = self.swarm(2)
+        self.fetch_all(peers, origin, "f")
+        self.assert_read_once(origin, "f")
+
     def test_callers_join_a_running_download(self):
         origin = self.cluster.origin(extra="limit_rate 6m;")
         source = origin.file("f", 32 * MIB)

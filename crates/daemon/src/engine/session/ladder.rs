@@ -96,6 +96,9 @@ impl Session {
         }
         if self.origin.progressed() {
             self.last_byte = Instant::now();
+        }
+        // A slow origin sends in bursts: that it is silent for a moment says nothing about the reader.
+        if self.reading_origin() && self.last_byte.elapsed() < ORIGIN_PAUSE_MAX {
             self.heartbeat();
         }
         if let Scheduling::Asked(_, since) = &self.scheduling
