@@ -13,8 +13,6 @@ use crate::choose::{candidates, cheapest, first_one, intersects};
 const GRANT_EXTRA: usize = 2;
 /// Least number of requests at one parent that is allowed, so that its link never idles between two.
 const PER_PARENT_MIN: usize = 2;
-/// Requests at once at the only mesh parent there is: enough to fill a link with one being answered while another starts.
-const SOLE_PARENT_MAX: usize = 3;
 
 impl Picker {
     /// Every grant is used or declined at once, so that the slot does not idle.
@@ -100,13 +98,7 @@ impl Picker {
             n.kind == NeighbourKind::Mesh && n.is_well(now) && intersects(n.usable(), missing)
         };
         let parents = self.neighbours.iter().filter(useful).count().max(1);
-        let share = self.options.in_flight.div_ceil(parents).max(PER_PARENT_MIN);
-        // A sole parent gives no more over six connections than over three; they only wait for each other here.
-        if parents == 1 {
-            share.min(SOLE_PARENT_MAX)
-        } else {
-            share
-        }
+        self.options.in_flight.div_ceil(parents).max(PER_PARENT_MIN)
     }
 
     /// Whether a mesh neighbour may be asked for one more segment.
