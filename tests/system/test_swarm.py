@@ -1,6 +1,10 @@
 """What a swarm does when nothing goes wrong."""
 
+import contextlib
+import http.server
+import os
 import subprocess
+import threading
 import time
 
 from harness.cluster import sha256
@@ -36,6 +40,40 @@ class Swarm(SystemTest):
         _seed, *peers = self.swarm(2)
         self.fetch_all(peers, origin, "f")
         self.assert_read_once(origin, "f")
+
+    def test_content_of_unknown_length(self):
+        # A chunked answer, also to HEAD and to a range: the length is only known at the end.
+        content = os.urandom(5 * MIB + 321)
+
+        class Chunked(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_HEAD(self):
+                self.send_response(200)
+                self.send_header("Transfer-Encoding", "chunked")
+                self.end_headers()
+
+            def do_GET(self):
+                self.do_HEAD()
+                # A caller that only wants to know the facts hangs up.
+                with contextlib.suppress(OSError):
+                    for start in range(0, len(content), 100_000):
+                        part = content[start:start + 100_000]
+                        self.wfile.write(b"%x\r\n%b\r\n" % (len(part), part))
+                    self.wfile.write(b"0\r\n\r\n")
+
+            def log_message(self, *_words):
+                pass
+
+        _seed, *peers = self.swarm(2)
+        with http.server.ThreadingHTTPServer((self.cluster.ip(), 0), Chunked) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            url = f"http://{server.server_address[0]}:{server.server_address[1]}/chunked"
+            for peer in peers:
+                got = peer.dfget(url, self.output(peer), seconds=QUIET)
+                self.assertEqual(got.code, 0, got.stderr)
+                self.assertEqual(got.output.read_bytes(), content)
+            server.shutdown()
 
     def test_callers_join_a_running_download(self):
         origin = self.cluster.origin(extra="limit_rate 6m;")
