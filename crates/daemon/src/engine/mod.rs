@@ -29,6 +29,7 @@ use parking_lot::Mutex;
 use protocol::{Bitmap, ByteRange, Geometry, PieceSpan, TaskId};
 use source::{Facts, RangeSupport, Version};
 use storage::{CreateError, Mark, NewTask, Task};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
@@ -44,6 +45,9 @@ use crate::schedulers::Schedulers;
 use origin::OriginReader;
 use session::{Event, Session, SessionHandle};
 use unmeasured::Spooled;
+
+/// How long a caller waits before it tries again to join a session whose queue is full.
+const JOIN_PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
 
 /// What the engine is made of; see [`Engine::new`].
 pub struct EngineParts {
@@ -300,35 +304,32 @@ impl Engine {
         origin: OriginReader,
     ) -> Result<SessionHandle, DownloadError> {
         let inner = &self.inner;
-        let running = {
-            let sessions = inner.sessions.lock();
-            sessions.get(task.id()).cloned()
-        };
-        if let Some(session) = running
-            && session.outcome.borrow().is_none()
-            && session
-                .events
-                .send(Event::Want(wanted.clone()))
-                .await
-                .is_ok()
-        {
-            return Ok(session);
+        loop {
+            {
+                let mut sessions = inner.sessions.lock();
+                let running = sessions
+                    .get(task.id())
+                    .filter(|session| session.outcome.borrow().is_none());
+                let joined =
+                    running.map(|session| session.events.try_send(Event::Want(wanted.clone())));
+                match joined {
+                    Some(Ok(())) => return Ok(sessions[task.id()].clone()),
+                    // It is busy hearing others.
+                    Some(Err(TrySendError::Full(_))) => {}
+                    Some(Err(TrySendError::Closed(_))) | None => {
+                        let count = sessions.len();
+                        if count >= inner.parts.limits.sessions_max {
+                            return Err(DownloadError::Busy { count });
+                        }
+                        let session =
+                            Session::start(inner, spec, task.clone(), wanted.clone(), origin)?;
+                        sessions.insert(task.id().clone(), session.clone());
+                        return Ok(session);
+                    }
+                }
+            }
+            tokio::time::sleep(JOIN_PAUSE).await;
         }
-        let mut sessions = inner.sessions.lock();
-        // Somebody else may have been quicker; then the pieces are told on the way.
-        if let Some(session) = sessions.get(task.id())
-            && session.outcome.borrow().is_none()
-            && session.events.try_send(Event::Want(wanted.clone())).is_ok()
-        {
-            return Ok(session.clone());
-        }
-        let count = sessions.len();
-        if count >= inner.parts.limits.sessions_max {
-            return Err(DownloadError::Busy { count });
-        }
-        let session = Session::start(inner, spec, task.clone(), wanted.clone(), origin)?;
-        sessions.insert(task.id().clone(), session.clone());
-        Ok(session)
     }
 }
 

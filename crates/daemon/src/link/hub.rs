@@ -227,9 +227,18 @@ impl TaskLinks {
         self.v2_children.lock().get(&ip).copied()
     }
 
-    /// The session has ended.
-    pub fn detach(&self) {
-        *self.session.lock() = None;
+    /// This session has ended; another one may have taken its place already.
+    pub fn detach(&self, session: &mpsc::Sender<Event>) {
+        {
+            let mut current = self.session.lock();
+            if !current
+                .as_ref()
+                .is_some_and(|current| current.same_channel(session))
+            {
+                return;
+            }
+            *current = None;
+        }
         self.tell(HeraldEvent::SessionEnded);
     }
 

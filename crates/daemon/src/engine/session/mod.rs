@@ -191,12 +191,18 @@ impl Session {
     }
 
     async fn run(mut self, standing: Vec<Arc<Link>>) {
-        let outcome = self.drive(standing).await;
+        let mut outcome = match self.begin(standing) {
+            Ok(()) => self.work().await,
+            Err(error) => Err(error),
+        };
+        while outcome.is_ok() && !self.leave() {
+            outcome = self.work().await;
+        }
         self.finish(outcome).await;
     }
 
-    async fn drive(&mut self, standing: Vec<Arc<Link>>) -> Result<(), DownloadError> {
-        self.begin(standing)?;
+    /// Works until all that is wanted is here.
+    async fn work(&mut self) -> Result<(), DownloadError> {
         while !self.is_complete() {
             self.act()?;
             let wake = self.wake_at();
@@ -215,6 +221,23 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Takes the session out of the engine's books, unless somebody has joined it at the last moment and wants more.
+    fn leave(&mut self) -> bool {
+        let engine = self.engine.clone();
+        // Whoever joins holds this lock: nobody can join between looking and leaving.
+        let mut sessions = engine.sessions.lock();
+        while let Ok(event) = self.events.try_recv() {
+            if let Event::Want(pieces) = event {
+                self.want(&pieces);
+            }
+        }
+        if !self.is_complete() {
+            return false;
+        }
+        sessions.remove(self.task.id());
+        true
     }
 
     fn now(&self) -> Duration {
@@ -410,7 +433,7 @@ impl Session {
             fetch.cancel();
         }
         self.parents.close();
-        self.links.detach();
+        self.links.detach(&self.events_tx);
         self.cancel.cancel();
         self.engine.session_ended(self.task.id(), &self.events_tx);
         let ending = match &outcome {
