@@ -204,7 +204,6 @@ impl Replay {
 
     /// Applies a record that follows the first. Says whether it made sense.
     fn apply(&mut self, record: Record) -> bool {
-        self.record_count += 1;
         match record {
             Record::Task { .. } => return false,
             Record::Mark { mark, at } => self.times.apply(mark, at),
@@ -222,6 +221,7 @@ impl Replay {
             Record::Stamp(stamp) => self.stamp = Some(stamp),
             Record::Retention { retention, ttl } => self.set_retention(retention, ttl),
         }
+        self.record_count += 1;
         true
     }
 

@@ -102,6 +102,20 @@ fn pieces_outside_of_the_content_are_damage() {
     assert!(replayed.damaged && replayed.pieces.len() == 1);
 }
 
+/// Found by the fuzzer: a record that ends the journal was counted as one of it.
+#[test]
+fn a_senseless_record_is_not_counted() {
+    let first = Record::Task {
+        task: Box::new(task()),
+        created_at: SystemTime::UNIX_EPOCH,
+    };
+    let replayed = replay(&journal_of(&[first.clone(), first])[..])
+        .unwrap()
+        .unwrap();
+    assert!(replayed.damaged);
+    assert_eq!(replayed.record_count, 1);
+}
+
 #[test]
 fn a_stamp_counts_until_a_piece_changes() {
     let stamp = EpochStamp {
