@@ -6,12 +6,16 @@
 # Without one, the stable compiler is told to accept the instrumentation flags, and the sanitizer is left out:
 #   RUSTC_BOOTSTRAP=1 cargo fuzz run --sanitizer none TARGET -- -max_total_time=10
 #
+# The random generator starts from FUZZ_SEED (1 unless set; 0 is another one each time), so that a commit that passed here does
+# not fail elsewhere by chance. For a real hunt: FUZZ_SEED=0 FUZZ_SECONDS=600 scripts/fuzz-brief.sh
+#
 # A found input stands in fuzz/artifacts/TARGET/ and should become a test. What was learnt stays in fuzz/corpus/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 CARGO_FUZZ_VERSION=0.13.2
 seconds="${FUZZ_SECONDS:-10}"
+seed="${FUZZ_SEED:-1}"
 
 if ! cargo fuzz --version >/dev/null 2>&1; then
   echo "fuzz: installing cargo-fuzz $CARGO_FUZZ_VERSION"
@@ -40,7 +44,7 @@ log="$(mktemp)"
 trap 'rm -f "$log"' EXIT
 for target in "${targets[@]}"; do
   echo "fuzz: ${run[*]} $target -- -max_total_time=$seconds"
-  if ! "${run[@]}" "$target" -- -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 >"$log" 2>&1; then
+  if ! "${run[@]}" "$target" -- -max_total_time="$seconds" -seed="$seed" -timeout=10 -rss_limit_mb=2048 >"$log" 2>&1; then
     tail -n 60 "$log" >&2
     echo "fuzz: $target FAILED" >&2
     exit 1
