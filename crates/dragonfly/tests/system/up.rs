@@ -6,17 +6,20 @@ use std::time::Duration;
 use crate::run::Run;
 use rustix::process::Signal;
 
-/// An address for a server that nobody listens on at this moment.
-fn free(ip: &str) -> std::net::SocketAddr {
-    TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap()
-}
-
 /// A data folder whose services listen on free ports of one loopback address, below the folder of the run.
 fn data_folder(ip: &str) -> tempfile::TempDir {
     let folder = tempfile::Builder::new().prefix("df").tempdir().unwrap();
     let data = folder.path().join("data");
     std::fs::create_dir(&data).unwrap();
-    let (grpc, rest, scheduler) = (free(ip), free(ip), free(ip));
+    // Held until all are chosen: a port that is let go may be handed out again at once.
+    let mut held = Vec::new();
+    let mut free = || {
+        let listener = TcpListener::bind((ip, 0)).unwrap();
+        let addr = listener.local_addr().unwrap();
+        held.push(listener);
+        addr
+    };
+    let (grpc, rest, scheduler) = (free(), free(), free());
     let manager_yaml = format!(
         "server: {{grpc: {{listenIP: {ip}, port: {{start: {}}}}}, rest: {{addr: '{rest}'}}}}\ndatabase: {{url: 'sqlite://{}/m.db'}}\n",
         grpc.port(),
@@ -27,10 +30,11 @@ fn data_folder(ip: &str) -> tempfile::TempDir {
         scheduler.port(),
         data.display()
     );
+    let (tcp, quic) = (free().port(), free().port());
     let server = |name: &str| {
         format!(
             "{name}: {{server: {{ip: {ip}, port: {}}}}}\n",
-            free(ip).port()
+            free().port()
         )
     };
     let daemon_yaml = format!(
@@ -38,8 +42,8 @@ fn data_folder(ip: &str) -> tempfile::TempDir {
          server: {{cacheDir: {data}/cache, pluginDir: {data}/plugins}}\n\
          storage: {{dir: {data}/pieces, server: {{ip: {ip}, tcpPort: {}, quicPort: {}}}}}\n\
          download: {{server: {{socketPath: {data}/d.sock}}}}\n{}",
-        free(ip).port(),
-        free(ip).port(),
+        tcp,
+        quic,
         ["upload", "metrics", "health", "stats", "proxy"]
             .map(server)
             .concat(),
