@@ -54,6 +54,13 @@ pub enum DownloadError {
         reason: String,
     },
 
+    /// Piece after piece could not be written.
+    #[error("the content cannot be stored: {reason}")]
+    Write {
+        /// What the store said last.
+        reason: String,
+    },
+
     /// The request itself makes no sense.
     #[error("{0}")]
     Invalid(String),

@@ -300,6 +300,7 @@ impl Session {
         match settled {
             Settled::Open => {}
             Settled::Held(record) => {
+                self.writes_failed = 0;
                 self.report(&record);
                 self.pick(PickerEvent::PieceHeld { piece });
             }
@@ -338,6 +339,11 @@ impl Session {
                     Err(_) if self.pieces.is_held(piece) => Settled::Open,
                     Err(reason) => {
                         self.pieces.abandon(piece);
+                        self.writes_failed += 1;
+                        // Reading the origin again and again does not mend a disk.
+                        if self.writes_failed > WRITES_FAILED_MAX {
+                            return Err(DownloadError::Write { reason });
+                        }
                         Settled::Dropped(reason)
                     }
                 };

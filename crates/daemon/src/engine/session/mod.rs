@@ -49,6 +49,8 @@ const STARVED_MAX: Duration = Duration::from_secs(10);
 const HOPELESS_MAX: Duration = Duration::from_secs(60);
 /// A piece that has all of its bytes may wait this long for its digest before others are asked.
 const DIGEST_MAX: Duration = Duration::from_millis(1500);
+/// Pieces from the origin in a row that the store may refuse before the download fails.
+const WRITES_FAILED_MAX: u32 = 3;
 /// How long a session without callers goes on.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -120,6 +122,8 @@ pub(super) struct Session {
     mesh_scheduler: bool,
     origin: OriginReader,
     read_origin: bool,
+    /// Pieces from the origin in a row that the store did not take.
+    writes_failed: u32,
     heartbeat_at: Instant,
     last_byte: Instant,
     last_trouble: String,
@@ -180,6 +184,7 @@ impl Session {
             mesh_scheduler: false,
             origin,
             read_origin: false,
+            writes_failed: 0,
             heartbeat_at: now,
             last_byte: now,
             last_trouble: "nothing was tried yet".to_owned(),
