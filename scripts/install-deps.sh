@@ -9,15 +9,19 @@ set -euo pipefail
 say() { echo "install-deps: $*" >&2; }
 die() { say "$*"; exit 1; }
 
-# protobuf-compiler: the build script of dragonfly-api runs protoc. build-essential: ring and SQLite hold C.
-RUN_PACKAGES=(build-essential ca-certificates protobuf-compiler)
-# Origins and databases of the tests; file systems for the storage tests; network namespaces; certificates.
+# protobuf-compiler: the build script of dragonfly-api runs protoc; libprotobuf-dev holds the messages that it imports.
+# build-essential: ring and SQLite hold C.
+RUN_PACKAGES=(build-essential ca-certificates protobuf-compiler libprotobuf-dev)
+# Origins and databases of the tests; file systems for the storage tests; network namespaces; certificates; container
+# runtimes with a registry, and the package managers that go through the proxy.
 TEST_PACKAGES=(
   nginx-light postgresql mariadb-server
   xfsprogs e2fsprogs util-linux iproute2 procps
-  curl openssl python3
+  curl openssl python3 zstd
+  containerd runc docker-registry skopeo umoci podman
+  python3-venv git git-lfs dnf createrepo-c apt-utils dpkg-dev rpm maven default-jdk-headless
 )
-SERVICES=(nginx postgresql mariadb)
+SERVICES=(nginx postgresql mariadb containerd docker-registry podman)
 CARGO_DENY_VERSION=0.20.2
 CARGO_FUZZ_VERSION=0.13.2
 
