@@ -9,9 +9,12 @@ import tempfile
 from pathlib import Path
 
 from . import grpc
+from .certificates import Authority
+from .containerd import Containerd
 from .daemon import Daemon, Flavour
 from .origin import Origin
 from .process import Process, free_port, wait_until
+from .registry import Registry
 
 
 def sha256(path: Path) -> str:
@@ -35,6 +38,8 @@ class Cluster:
         self._next_ip = 1
         self.processes: list[Process] = []
         self.daemons: list[Daemon] = []
+        self._runtimes: list[Containerd] = []
+        self._registries: list[Registry] = []
         self._mounts: list[Path] = []
 
     def __enter__(self) -> "Cluster":
@@ -44,6 +49,8 @@ class Cluster:
         self.close(failed=kind is not None)
 
     def close(self, failed: bool = False) -> None:
+        for runtime in self._runtimes:
+            runtime.close()
         for daemon in self.daemons:
             if daemon.process.running:
                 daemon.process.thaw()
@@ -52,6 +59,8 @@ class Cluster:
             daemon.stop()
         for process in reversed(self.processes):
             process.stop()
+        for registry in self._registries:
+            registry.close()
         for mount in self._mounts:
             subprocess.run(["umount", mount], check=True)
         if failed and os.environ.get("KEEP_FAILED"):
@@ -83,6 +92,22 @@ class Cluster:
         origin = Origin(self.folder / f"origin{len(self.processes)}", self.ip(), extra=extra)
         self.processes.append(origin.process)
         return origin
+
+    def registry(self, name: str = "registry", **options) -> Registry:
+        """Starts a registry; see `Registry` for the options."""
+        registry = Registry(self.folder / name, options.pop("ip", None) or self.ip(), **options)
+        self._registries.append(registry)
+        return registry
+
+    def authority(self) -> Authority:
+        """A certificate authority of this run."""
+        return Authority(self.folder / "authority")
+
+    def containerd(self, name: str, netns: str | None = None) -> Containerd:
+        """A containerd that is not started yet."""
+        runtime = Containerd(self.folder / name, netns)
+        self._runtimes.append(runtime)
+        return runtime
 
     def manager(self) -> str:
         """Starts our manager; returns the address that daemons and schedulers are configured with."""
