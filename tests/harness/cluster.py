@@ -88,8 +88,9 @@ class Cluster:
         return {daemon.name for daemon in self.daemons
                 if b"\x1a" + bytes([len(daemon.name)]) + daemon.name.encode() in listed}
 
-    def origin(self, extra: str = "") -> Origin:
-        origin = Origin(self.folder / f"origin{len(self.processes)}", self.ip(), extra=extra)
+    def origin(self, **options) -> Origin:
+        """Starts a web server; see `Origin` for the options."""
+        origin = Origin(self.folder / f"origin{len(self.processes)}", self.ip(), **options)
         self.processes.append(origin.process)
         return origin
 

@@ -5,6 +5,7 @@ import enum
 import os
 import socket as sockets
 import subprocess
+import textwrap
 import time
 from pathlib import Path
 
@@ -41,12 +42,15 @@ class Daemon:
     def __init__(self, name: str, folder: Path, ip: str, flavour: Flavour = Flavour.OURS, seed: bool = False,
                  manager: str | None = None, schedulers: list[str] | None = None, netns: str | None = None,
                  storage: Path | None = None, keep: bool = False, extra: str = "", log_level: str = "info",
-                 prefix: list | None = None, upload_limit: str = "50GB", socket: Path | None = None):
+                 prefix: list | None = None, upload_limit: str = "50GB", socket: Path | None = None, proxy: str = "",
+                 proxy_server: str = ""):
         self.name, self.folder, self.ip, self.flavour, self.netns = name, folder, ip, flavour, netns
         self.seed, self.manager, self.schedulers = seed, manager, schedulers or []
         self.storage = storage or folder / "storage"
         self.keep, self.extra, self.log_level = keep, extra, log_level
         self.prefix, self.upload_limit = prefix or [], upload_limit
+        # Further YAML keys of the sections `proxy` and `proxy.server`, each text from column 0.
+        self.proxy, self.proxy_server = proxy, proxy_server
         self.socket = socket or folder / "dfdaemon.sock"
         folder.mkdir(parents=True, exist_ok=True)
         self.storage.mkdir(parents=True, exist_ok=True)
@@ -73,6 +77,10 @@ class Daemon:
         if not self.process.running:
             raise AssertionError(f"{self.name} ended: {self.process.text()[-2000:]}")
         return self
+
+    @property
+    def proxy_url(self) -> str:
+        return f"http://{self.ip}:4001"
 
     def _answers(self) -> bool:
         # A killed daemon leaves its socket file, so that the file alone says nothing.
@@ -111,6 +119,8 @@ proxy:
   server:
     ip: {self.ip}
     port: 4001
+{textwrap.indent(self.proxy_server, "    ")}
+{textwrap.indent(self.proxy, "  ")}
 health:
   server:
     ip: {self.ip}

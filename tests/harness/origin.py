@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from .certificates import Authority
 from .process import Process, free_port, wait_until
 
 _CONFIG = """
@@ -19,6 +20,7 @@ http {{
     keepalive_requests 100000;
     server {{
         listen {ip}:{port} backlog=1024;
+        {tls}
         root {dir}/www;
         {extra}
         location / {{ autoindex on; }}
@@ -28,18 +30,25 @@ http {{
 
 
 class Origin:
-    """The web server that a cluster reads from."""
+    """The web server that a cluster reads from; with an `authority` it serves the same over TLS as well, at `tls_url`."""
 
-    def __init__(self, folder: Path, ip: str, port: int | None = None, netns: str | None = None, extra: str = ""):
-        self.folder = folder
+    def __init__(self, folder: Path, ip: str, port: int | None = None, netns: str | None = None, extra: str = "",
+                 authority: Authority | None = None):
+        self.folder, self.ip = folder, ip
         port = port or (8080 if netns else free_port(ip))
         self.url = f"http://{ip}:{port}"
+        tls = ""
+        if authority:
+            tls_port = 8443 if netns else free_port(ip)
+            self.tls_url = f"https://{ip}:{tls_port}"
+            cert, key = authority.issue("origin", ip)
+            tls = f"listen {ip}:{tls_port} ssl backlog=1024; ssl_certificate {cert}; ssl_certificate_key {key};"
         self.www = folder / "www"
         self.www.mkdir(parents=True)
         folder.chmod(0o755)
         self.www.chmod(0o755)
         config = folder / "nginx.conf"
-        config.write_text(_CONFIG.format(dir=folder, ip=ip, port=port, extra=extra))
+        config.write_text(_CONFIG.format(dir=folder, ip=ip, port=port, extra=extra, tls=tls))
         self.process = Process("origin", ["nginx", "-e", folder / "error.log", "-c", config], folder / "nginx.log", netns)
         wait_until(lambda: (folder / "nginx.pid").exists() or not self.process.running, 10, "nginx serves")
         if not self.process.running:
