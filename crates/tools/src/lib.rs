@@ -1,9 +1,23 @@
 //! The command line tools, as functions: arguments in, exit code out.
 //!
-//! Each tool has a module, and a binary that only calls its `main`; the all-in-one binary calls the same. A tool talks to the
-//! daemon on this host over its unix socket and never starts one.
+//! Each tool has a module, and a binary that only calls its `main`. A tool talks to the daemon on this host over its unix
+//! socket and never starts one. What they share stands beside them: running and telling ([`program`]), what went wrong
+//! ([`Failure`]), the way to the daemon (`connection`), options that more than one has (`origin`, `logging`).
 //!
-//! - [`dfget`] downloads one file.
+//! - [`dfget`] downloads files.
+//! - [`dfctl`] looks after a daemon and a cluster: tasks, checks.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod connection;
+pub mod dfctl;
 pub mod dfget;
+mod failure;
+mod logging;
+mod origin;
+pub mod program;
+mod table;
+
+pub use connection::{DEFAULT_ENDPOINT, DaemonArguments};
+pub use failure::Failure;
+pub use logging::{LogArguments, LogLevel};
+pub use origin::OriginArguments;

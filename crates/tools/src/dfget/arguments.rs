@@ -4,12 +4,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use clap::{Args, Parser, ValueEnum};
+use clap::{Parser, ValueEnum};
 use protocol::Digest;
 use url::Url;
 
-/// Where a daemon listens unless told otherwise.
-pub const DEFAULT_ENDPOINT: &str = "/var/run/dragonfly/dfdaemon.sock";
+use crate::connection::DaemonArguments;
+use crate::logging::LogArguments;
+use crate::origin::OriginArguments;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -118,84 +119,13 @@ pub struct Arguments {
     #[arg(long)]
     pub json: bool,
 
-    /// Unix socket of the daemon.
-    #[arg(short, long, env = "DFGET_ENDPOINT", default_value = DEFAULT_ENDPOINT)]
-    pub endpoint: PathBuf,
+    /// Where the daemon is.
+    #[command(flatten)]
+    pub daemon: DaemonArguments,
 
-    /// What --console prints; debug and trace tell every piece.
-    #[arg(short, long, env = "DFGET_LOG_LEVEL", value_enum, default_value_t = LogLevel::Info)]
-    pub log_level: LogLevel,
-
-    /// Print what happens on standard error.
-    #[arg(long, env = "DFGET_CONSOLE")]
-    pub console: bool,
-}
-
-/// Options that only some URL schemes use; they are sent along only with these.
-#[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Object storages, HDFS and model hubs")]
-pub struct OriginArguments {
-    /// Region of the object storage.
-    #[arg(long, env = "DFGET_STORAGE_REGION")]
-    pub storage_region: Option<String>,
-    /// Endpoint of the object storage.
-    #[arg(long, env = "DFGET_STORAGE_ENDPOINT")]
-    pub storage_endpoint: Option<String>,
-    /// Access key id.
-    #[arg(long, env = "DFGET_STORAGE_ACCESS_KEY_ID", hide_env_values = true)]
-    pub storage_access_key_id: Option<String>,
-    /// Access key secret.
-    #[arg(long, env = "DFGET_STORAGE_ACCESS_KEY_SECRET", hide_env_values = true)]
-    pub storage_access_key_secret: Option<String>,
-    /// Security token of OSS.
-    #[arg(long, env = "DFGET_STORAGE_SECURITY_TOKEN", hide_env_values = true)]
-    pub storage_security_token: Option<String>,
-    /// Session token of S3.
-    #[arg(long, env = "DFGET_STORAGE_SESSION_TOKEN", hide_env_values = true)]
-    pub storage_session_token: Option<String>,
-    /// Do not verify the certificate of the object storage.
-    #[arg(long, env = "DFGET_STORAGE_INSECURE_SKIP_VERIFY", value_name = "BOOL")]
-    pub storage_insecure_skip_verify: Option<bool>,
-    /// Credentials of Google Cloud Storage, a path on the host of the daemon.
-    #[arg(long, env = "DFGET_STORAGE_CREDENTIAL_PATH")]
-    pub storage_credential_path: Option<String>,
-    /// Access rights of new objects in Google Cloud Storage.
-    #[arg(
-        long,
-        env = "DFGET_STORAGE_PREDEFINED_ACL",
-        default_value = "publicRead"
-    )]
-    pub storage_predefined_acl: Option<String>,
-    /// Delegation token of HDFS.
-    #[arg(long, env = "DFGET_HDFS_DELEGATION_TOKEN", hide_env_values = true)]
-    pub hdfs_delegation_token: Option<String>,
-    /// Branch, tag or commit at Hugging Face.
-    #[arg(long, env = "DFGET_HF_REVISION", default_value = "main")]
-    pub hf_revision: String,
-    /// Token of Hugging Face.
-    #[arg(long, env = "DFGET_HF_TOKEN", hide_env_values = true)]
-    pub hf_token: Option<String>,
-    /// Another address than that of Hugging Face.
-    #[arg(long, env = "DFGET_HF_BASE_URL")]
-    pub hf_base_url: Option<String>,
-    /// Branch, tag or commit at ModelScope.
-    #[arg(long, env = "DFGET_MS_REVISION", default_value = "master")]
-    pub ms_revision: String,
-    /// Token of ModelScope.
-    #[arg(long, env = "DFGET_MS_TOKEN", hide_env_values = true)]
-    pub ms_token: Option<String>,
-    /// Another address than that of ModelScope.
-    #[arg(long, env = "DFGET_MS_BASE_URL")]
-    pub ms_base_url: Option<String>,
-    /// Branch, tag or commit at OpenCSG.
-    #[arg(long, env = "DFGET_CSG_REVISION", default_value = "main")]
-    pub csg_revision: String,
-    /// Token of OpenCSG.
-    #[arg(long, env = "DFGET_CSG_TOKEN", hide_env_values = true)]
-    pub csg_token: Option<String>,
-    /// Another address than that of OpenCSG.
-    #[arg(long, env = "DFGET_CSG_BASE_URL")]
-    pub csg_base_url: Option<String>,
+    /// What is told on the way.
+    #[command(flatten)]
+    pub logs: LogArguments,
 }
 
 /// Whether small files go through the scheduler (`common.v2.SchedulingPolicy`).
@@ -205,30 +135,6 @@ pub enum SchedulingPolicy {
     Auto,
     /// Every file goes through the scheduler.
     Always,
-}
-
-/// How much `--console` prints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
-pub enum LogLevel {
-    /// Errors, which are printed anyway.
-    Error,
-    /// The same.
-    Warn,
-    /// The steps.
-    Info,
-    /// Every piece.
-    Debug,
-    /// The same.
-    Trace,
-}
-
-impl Arguments {
-    /// Prints a line of `level` if the user wants it.
-    pub(super) fn log(&self, level: LogLevel, line: impl FnOnce() -> String) {
-        if self.console && level <= self.log_level {
-            eprintln!("dfget: {}", line());
-        }
-    }
 }
 
 /// The least piece length of Dragonfly v2.

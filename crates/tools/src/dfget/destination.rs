@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::arguments::Arguments;
-use super::failure::Failure;
+use crate::failure::Failure;
 
 /// Where the bytes go.
 #[derive(Debug, Clone, PartialEq, Eq)]

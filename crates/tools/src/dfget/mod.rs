@@ -6,9 +6,7 @@
 //! Whoever starts `dfget` for a small file waits for the process as much as for the file: one thread, nothing initialised that is not used.
 
 mod arguments;
-mod connection;
 mod destination;
-mod failure;
 mod receive;
 mod report;
 mod request;
@@ -17,17 +15,17 @@ mod sink;
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use clap::Parser;
 use protocol::{Digest, DigestHasher};
-use tokio::signal::unix::{SignalKind, signal};
 use tonic::transport::Channel;
 
-pub use arguments::{Arguments, DEFAULT_ENDPOINT};
-pub use failure::Failure;
+pub use arguments::Arguments;
 pub use report::{BytesFrom, Summary};
 
+use crate::failure::Failure;
+use crate::program::{self, Format, Streams, Told};
 use destination::{Destination, Leftover};
 use receive::Received;
 use report::Progress;
@@ -35,37 +33,22 @@ use sink::Sink;
 
 /// Parses `arguments` (the first is the program's name), downloads, and tells the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    match Arguments::try_parse_from(arguments) {
-        Ok(arguments) => run_to_end(&arguments),
-        Err(usage) => {
-            // The terminal may be gone; the exit code tells the same.
-            let _ = usage.print();
-            ExitCode::from(u8::try_from(usage.exit_code()).unwrap_or(2))
-        }
-    }
-}
-
-/// Downloads as `arguments` say, reports the outcome on the terminal, and tells the exit code.
-pub fn run_to_end(arguments: &Arguments) -> ExitCode {
-    let outcome = match tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-    {
-        Ok(runtime) => {
-            let outcome = runtime.block_on(until_signalled(run(arguments)));
-            // A write to a pipe that nobody reads may never come back; the process ends all the same.
-            runtime.shutdown_background();
-            outcome
-        }
-        Err(error) => Err(Failure::Here {
-            reason: format!("no event loop: {error}"),
-        }),
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => return program::usage(&error),
     };
-    report::print(arguments, &outcome);
-    match outcome {
-        Ok(_) => ExitCode::SUCCESS,
-        Err(failure) => ExitCode::from(failure.exit_code()),
-    }
+    let format = if arguments.json {
+        Format::Json
+    } else {
+        Format::Text
+    };
+    let streams = match arguments.output == Path::new("-") {
+        true => Streams::ContentOnStdout,
+        false => Streams::Beside,
+    };
+    program::run("dfget", format, streams, async {
+        run(&arguments).await.map(|summary| Told::new(&summary))
+    })
 }
 
 /// Downloads as `arguments` say. Dropping the future cancels the download and removes what it had begun to write.
@@ -77,7 +60,7 @@ pub async fn run(arguments: &Arguments) -> Result<Summary, Failure> {
     let begin = Instant::now();
     let destination = Destination::plan(arguments)?;
     let download = async {
-        let channel = connection::connect(&arguments.endpoint).await?;
+        let channel = arguments.daemon.connect().await?;
         let outcome = download(arguments, &channel, &destination).await;
         match (outcome, destination.without_daemon()) {
             (Err(failure), Some(own))
@@ -181,25 +164,3 @@ fn digest_of(path: &Path, like: &Digest) -> std::io::Result<Digest> {
         }
     }
 }
-
-/// Runs `work` until it ends or the user wants it to end.
-async fn until_signalled(
-    work: impl Future<Output = Result<Summary, Failure>>,
-) -> Result<Summary, Failure> {
-    let handlers = (
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::terminate()),
-    );
-    let (Ok(mut interrupt), Ok(mut terminate)) = handlers else {
-        return work.await;
-    };
-    tokio::select! {
-        biased;
-        _ = interrupt.recv() => Err(Failure::Interrupted { signal: 2 }),
-        _ = terminate.recv() => Err(Failure::Interrupted { signal: 15 }),
-        outcome = work => outcome,
-    }
-}
-
-/// The longest wait for the daemon's socket to accept.
-const CONNECT_LIMIT: Duration = Duration::from_secs(3);

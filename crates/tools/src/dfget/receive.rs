@@ -13,10 +13,11 @@ use protocol::Digest;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
-use super::arguments::{Arguments, LogLevel};
-use super::failure::Failure;
+use super::arguments::Arguments;
 use super::report::{BytesFrom, Progress};
 use super::sink::Sink;
+use crate::failure::Failure;
+use crate::logging::LogLevel;
 
 /// The longest piece of Dragonfly v2 (64 MiB) and the fields around its content.
 const MESSAGE_BYTES_MAX: usize = (64 << 20) + (1 << 20);
@@ -111,7 +112,7 @@ impl Receiving<'_> {
         self.received.length = length;
         self.missing = Some(started.pieces.iter().map(|piece| piece.number).collect());
         self.progress.begin(length);
-        self.arguments.log(LogLevel::Info, || {
+        self.arguments.logs.say(LogLevel::Info, || {
             let pieces = started.pieces.len();
             format!(
                 "task {} of {length} bytes in {pieces} pieces has started",
@@ -141,7 +142,7 @@ impl Receiving<'_> {
                 piece.number
             )));
         }
-        self.arguments.log(LogLevel::Debug, || {
+        self.arguments.logs.say(LogLevel::Debug, || {
             let parent = piece.parent_id.as_deref().unwrap_or("-");
             let traffic = piece
                 .traffic_type

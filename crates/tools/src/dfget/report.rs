@@ -2,8 +2,7 @@
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
-use std::io::{IsTerminal, Write};
-use std::path::Path;
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -13,8 +12,8 @@ use serde::Serialize;
 
 use super::arguments::Arguments;
 use super::destination::Destination;
-use super::failure::Failure;
 use super::receive::Received;
+use crate::program::Report;
 
 /// A finished download.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -103,9 +102,11 @@ impl Summary {
             bytes_from: received.bytes_from,
         }
     }
+}
 
-    /// One line for people.
-    fn line(&self) -> String {
+impl Report for Summary {
+    /// One line.
+    fn text(&self) -> String {
         let size = ByteSize::b(self.bytes).display().iec();
         let mut line = format!("{}: {size} in {:.3} s", self.output, self.seconds);
         if self.bytes > 0 && self.seconds > 0.0 {
@@ -124,58 +125,6 @@ impl Summary {
         }
         line
     }
-}
-
-/// Prints the outcome: a line on standard error, and the JSON object where it was asked for.
-pub(super) fn print(arguments: &Arguments, outcome: &Result<Summary, Failure>) {
-    let line = match outcome {
-        Ok(summary) => summary.line(),
-        Err(failure) => format!("dfget: {failure}"),
-    };
-    // A closed terminal is no reason to fail.
-    let _ = writeln!(std::io::stderr(), "{line}");
-    if !arguments.json {
-        return;
-    }
-    let json = json_of(outcome);
-    let _ = if arguments.output == Path::new("-") {
-        writeln!(std::io::stderr(), "{json}")
-    } else {
-        writeln!(std::io::stdout(), "{json}")
-    };
-}
-
-fn json_of(outcome: &Result<Summary, Failure>) -> String {
-    #[derive(Serialize)]
-    #[serde(untagged)]
-    enum Told<'a> {
-        Success {
-            ok: bool,
-            #[serde(flatten)]
-            summary: &'a Summary,
-        },
-        Failure {
-            ok: bool,
-            exit_code: u8,
-            error: String,
-            #[serde(skip_serializing_if = "Option::is_none")]
-            status_code: Option<i32>,
-        },
-    }
-    let told = match outcome {
-        Ok(summary) => Told::Success { ok: true, summary },
-        Err(failure) => Told::Failure {
-            ok: false,
-            exit_code: failure.exit_code(),
-            error: failure.to_string(),
-            status_code: match failure {
-                Failure::Origin { status_code, .. } => *status_code,
-                _ => None,
-            },
-        },
-    };
-    serde_json::to_string(&told)
-        .unwrap_or_else(|error| format!("{{\"ok\":false,\"error\":\"{error}\"}}"))
 }
 
 /// The progress bar on a terminal, nothing elsewhere.
@@ -249,6 +198,7 @@ fn rounded_percent(part: u64, total: u64) -> u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::program::Told;
 
     fn piece(length: u64, kind: Option<TrafficType>, parent: Option<&str>) -> Piece {
         Piece {
@@ -297,30 +247,20 @@ mod tests {
             }
         );
         assert_eq!(
-            summary().line(),
+            summary().text(),
             "/out: 1.0 KiB in 0.500 s, 2.0 KiB/s, from peers 68 %, seed 20 %, origin 10 %, local 2 %"
         );
     }
 
     #[test]
     fn the_json_has_the_fields_that_scripts_read() {
-        let told: serde_json::Value = serde_json::from_str(&json_of(&Ok(summary()))).unwrap();
+        let told = Told::new(&summary());
+        let told: serde_json::Value = serde_json::from_str(told.json()).unwrap();
         assert_eq!(
             (told["ok"].as_bool(), told["bytes"].as_u64()),
             (Some(true), Some(1024))
         );
         assert_eq!(told["bytes_from"]["peers"], 700);
-        let failure = Failure::Origin {
-            status_code: Some(404),
-            message: "gone".into(),
-        };
-        let told: serde_json::Value = serde_json::from_str(&json_of(&Err(failure))).unwrap();
-        assert_eq!(
-            (told["ok"].as_bool(), told["exit_code"].as_u64()),
-            (Some(false), Some(4))
-        );
-        assert_eq!(told["status_code"], 404);
-        assert!(told["error"].as_str().unwrap().ends_with("gone"));
     }
 
     #[test]

@@ -2,15 +2,13 @@
 
 use std::net::{IpAddr, UdpSocket};
 
-use dragonfly_api::common::v2::{
-    Download, Hdfs, HuggingFace, ModelScope, ObjectStorage, OpenCsg, TaskType,
-};
+use dragonfly_api::common::v2::{Download, TaskType};
 use dragonfly_api::dfdaemon::v2::DownloadTaskRequest;
 use protocol::DEFAULT_FILTERED_QUERY_PARAMS;
 
-use super::arguments::{Arguments, OriginArguments, SchedulingPolicy};
+use super::arguments::{Arguments, SchedulingPolicy};
 use super::destination::Destination;
-use super::failure::Failure;
+use crate::failure::Failure;
 
 /// The request for `dfdaemon.v2.DfdaemonDownload/DownloadTask`.
 pub(super) fn download(
@@ -58,59 +56,11 @@ pub(super) fn download(
             SchedulingPolicy::Auto => dragonfly_api::common::v2::SchedulingPolicy::Auto.into(),
             SchedulingPolicy::Always => dragonfly_api::common::v2::SchedulingPolicy::Always.into(),
         },
-        ..with_origin_options(arguments.url.scheme(), &arguments.origin)
+        ..arguments.origin.of_scheme(arguments.url.scheme())
     };
     Ok(DownloadTaskRequest {
         download: Some(download),
     })
-}
-
-/// The options for the origin of `scheme`, and for no other: credentials are told to nobody who does not need them.
-fn with_origin_options(scheme: &str, origin: &OriginArguments) -> Download {
-    let mut download = Download::default();
-    match scheme {
-        "s3" | "gs" | "abs" | "oss" | "obs" | "cos" => {
-            download.object_storage = Some(ObjectStorage {
-                region: origin.storage_region.clone(),
-                endpoint: origin.storage_endpoint.clone(),
-                access_key_id: origin.storage_access_key_id.clone(),
-                access_key_secret: origin.storage_access_key_secret.clone(),
-                session_token: origin.storage_session_token.clone(),
-                credential_path: origin.storage_credential_path.clone(),
-                predefined_acl: origin.storage_predefined_acl.clone(),
-                security_token: origin.storage_security_token.clone(),
-                insecure_skip_verify: origin.storage_insecure_skip_verify,
-            });
-        }
-        "hdfs" => {
-            download.hdfs = Some(Hdfs {
-                delegation_token: origin.hdfs_delegation_token.clone(),
-            })
-        }
-        "hf" => {
-            download.hugging_face = Some(HuggingFace {
-                token: origin.hf_token.clone(),
-                revision: origin.hf_revision.clone(),
-                base_url: origin.hf_base_url.clone(),
-            });
-        }
-        "modelscope" => {
-            download.model_scope = Some(ModelScope {
-                token: origin.ms_token.clone(),
-                revision: origin.ms_revision.clone(),
-                base_url: origin.ms_base_url.clone(),
-            });
-        }
-        "opencsg" => {
-            download.open_csg = Some(OpenCsg {
-                token: origin.csg_token.clone(),
-                revision: origin.csg_revision.clone(),
-                base_url: origin.csg_base_url.clone(),
-            });
-        }
-        _ => {}
-    }
-    download
 }
 
 /// The address this host uses towards the outside, for the daemon's log. Nothing is sent: a UDP socket is only told its peer (TEST-NET-1).

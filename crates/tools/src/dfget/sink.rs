@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use protocol::{Digest, DigestAlgorithm, DigestHasher};
 
 use super::destination::Destination;
-use super::failure::Failure;
+use crate::failure::Failure;
 
 /// Pieces that came before their turn are kept in memory up to this many bytes, then in an unnamed file in the temporary directory: the
 /// daemon sends pieces in any order, and waiting for the right one without taking the others would wait for ever.

@@ -1,4 +1,4 @@
-//! Why a download failed, what to try, and the exit code for it.
+//! Why a tool failed, what to try, and the exit code for it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use tonic::{Code, Status};
 
-/// A download failed. The text says what to try.
+/// A tool failed. The text says what to try.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Failure {
@@ -69,9 +69,11 @@ pub enum Failure {
         /// The signal's number.
         signal: u8,
     },
-    /// The daemon could not do it.
-    #[error("the daemon could not download it ({code:?}): {message}")]
+    /// The other side could not do it.
+    #[error("{whose} could not do it ({code:?}): {message}")]
     Daemon {
+        /// Who was asked: "the daemon" or "the scheduler".
+        whose: &'static str,
         /// The gRPC status code.
         code: Code,
         /// What it told.
@@ -99,7 +101,7 @@ struct Backend {
 }
 
 impl Failure {
-    /// What the process returns to the shell; `dfget --help` explains the codes.
+    /// What the process returns to the shell; `--help` explains the codes.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -115,7 +117,7 @@ impl Failure {
     }
 
     /// The output cannot be written, in the system's words.
-    pub(super) fn output(path: &Path, error: &io::Error) -> Self {
+    pub(crate) fn output(path: &Path, error: &io::Error) -> Self {
         let advice = match error.kind() {
             io::ErrorKind::AlreadyExists => ": choose another name, or replace it with --overwrite",
             io::ErrorKind::PermissionDenied => ": choose a directory that you may write to",
@@ -132,7 +134,7 @@ impl Failure {
     }
 
     /// What a status of the daemon means. Details in JSON tell of the origin; for what v2 daemons only say in words, the words count.
-    pub(super) fn of_status(status: &Status, timeout: Duration, output: &str) -> Self {
+    pub(crate) fn of_status(status: &Status, timeout: Duration, output: &str) -> Self {
         if let Ok(backend) = serde_json::from_slice::<Backend>(status.details()) {
             return Self::of_backend(backend);
         }
@@ -173,7 +175,11 @@ impl Failure {
                 path: output.into(),
                 reason: format!("{message}: leave out --force-hard-link"),
             },
-            code => Self::Daemon { code, message },
+            code => Self::Daemon {
+                whose: "the daemon",
+                code,
+                message,
+            },
         }
     }
 
@@ -197,7 +203,7 @@ impl Failure {
     }
 
     /// Whether the download itself works and only the daemon's way to the output is barred.
-    pub(super) fn daemon_cannot_write(&self) -> bool {
+    pub(crate) fn daemon_cannot_write(&self) -> bool {
         matches!(self, Self::NotThere { .. })
     }
 }

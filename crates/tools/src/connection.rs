@@ -1,20 +1,61 @@
 //! gRPC over the daemon's unix socket.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use clap::Args;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
 use tower::service_fn;
 
-use super::CONNECT_LIMIT;
-use super::failure::Failure;
+use crate::failure::Failure;
+
+/// Where a daemon listens unless told otherwise.
+pub const DEFAULT_ENDPOINT: &str = "/var/run/dragonfly/dfdaemon.sock";
+
+/// The longest wait for the daemon's socket to accept.
+const CONNECT_LIMIT: Duration = Duration::from_secs(3);
+
+/// How long a call that moves no content may take, as in Dragonfly v2.
+pub(crate) const CALL_LIMIT: Duration = Duration::from_secs(10);
 
 /// Bytes the daemon may have on the way to us: enough for a socket at full speed, and a bound for our memory.
 const WINDOW_BYTES: u32 = 8 << 20;
 
+/// Where the daemon is.
+#[derive(Debug, Clone, Args)]
+pub struct DaemonArguments {
+    /// Unix socket of the daemon.
+    #[arg(short, long, env = "DFGET_ENDPOINT", default_value = DEFAULT_ENDPOINT)]
+    pub endpoint: PathBuf,
+}
+
+impl DaemonArguments {
+    /// Connects to it.
+    ///
+    /// # Errors
+    /// [`Failure::Unreachable`].
+    pub async fn connect(&self) -> Result<Channel, Failure> {
+        connect(&self.endpoint).await
+    }
+}
+
+/// A request with the limit of calls that move no content.
+pub(crate) fn bounded<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(CALL_LIMIT);
+    request
+}
+
+/// What the status of such a call means.
+pub(crate) fn call_failed(status: Status) -> Failure {
+    Failure::of_status(&status, CALL_LIMIT, "-")
+}
+
 /// Connects to the daemon at `socket`.
-pub(super) async fn connect(socket: &Path) -> Result<Channel, Failure> {
+pub(crate) async fn connect(socket: &Path) -> Result<Channel, Failure> {
     let unreachable = |reason: String| Failure::Unreachable {
         endpoint: socket.to_owned(),
         reason,

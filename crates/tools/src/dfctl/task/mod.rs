@@ -1,0 +1,27 @@
+//! `dfctl task`: files that this host has or fetches.
+
+mod remove;
+
+use clap::Subcommand;
+
+use super::list::{Kind, List};
+use crate::failure::Failure;
+use crate::program::Told;
+
+/// What to do with tasks.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Command {
+    /// List the tasks of this host.
+    Ls(List),
+    /// Remove a task from this host, and tell its scheduler so.
+    Rm(remove::Remove),
+}
+
+impl Command {
+    pub(super) async fn run(self) -> Result<Told, Failure> {
+        match self {
+            Self::Ls(list) => list.run(Kind::Standard).await,
+            Self::Rm(remove) => remove.run().await,
+        }
+    }
+}
