@@ -23,6 +23,7 @@
 mod bitmap;
 mod canonical_url;
 mod digest;
+mod entries;
 mod geometry;
 mod id;
 mod kind;
@@ -34,6 +35,9 @@ pub mod vortex;
 pub use bitmap::{Bitmap, BitmapError};
 pub use canonical_url::{CanonicalUrlError, DEFAULT_FILTERED_QUERY_PARAMS, canonical_url};
 pub use digest::{Crc32, Crc32Hasher, Digest, DigestAlgorithm, DigestError, DigestHasher};
+pub use entries::{
+    EntryFilter, EntryFilterError, EntryPath, EntryPathError, EntryPlan, EntryPlanError,
+};
 pub use geometry::{
     Geometry, GeometryError, PieceSpan, SegmentIndex, SegmentSpan, standard_piece_length,
 };
