@@ -13,10 +13,10 @@ class Authority:
 
     def __init__(self, folder: Path, name: str = "dragonfly test CA"):
         self.folder = folder
-        self.cert, self._key = folder / "ca.pem", folder / "ca.key"
+        self.cert, self.key = folder / "ca.pem", folder / "ca.key"
         folder.mkdir(parents=True, exist_ok=True)
         _openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-                 "-subj", f"/CN={name}", "-keyout", self._key, "-out", self.cert,
+                 "-subj", f"/CN={name}", "-keyout", self.key, "-out", self.cert,
                  "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign")
 
     def issue(self, name: str, *hosts: str) -> tuple[Path, Path]:
@@ -27,6 +27,6 @@ class Authority:
         extensions.write_text(f"subjectAltName={alternatives}\nextendedKeyUsage=serverAuth\nbasicConstraints=CA:FALSE\n")
         _openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={hosts[0]}",
                  "-keyout", key, "-out", request)
-        _openssl("x509", "-req", "-in", request, "-CA", self.cert, "-CAkey", self._key, "-CAcreateserial", "-days", "2",
+        _openssl("x509", "-req", "-in", request, "-CA", self.cert, "-CAkey", self.key, "-CAcreateserial", "-days", "2",
                  "-extfile", extensions, "-out", cert)
         return cert, key

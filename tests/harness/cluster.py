@@ -38,6 +38,8 @@ class Cluster:
         self._next_ip = 1
         self.processes: list[Process] = []
         self.daemons: list[Daemon] = []
+        # The network namespace of each scheduler.
+        self._netns: dict[str, str | None] = {}
         self._runtimes: list[Containerd] = []
         self._registries: list[Registry] = []
         self._mounts: list[Path] = []
@@ -83,7 +85,7 @@ class Cluster:
 
     def hosts(self, scheduler: str) -> set[str]:
         """Names of the daemons, of those that this cluster has started, that the scheduler lists."""
-        listed = grpc.call(scheduler, "scheduler.v2.Scheduler/ListHosts")
+        listed = grpc.call(scheduler, "scheduler.v2.Scheduler/ListHosts", netns=self._netns[scheduler])
         # Field 3 of a host: its name.
         return {daemon.name for daemon in self.daemons
                 if b"\x1a" + bytes([len(daemon.name)]) + daemon.name.encode() in listed}
@@ -158,6 +160,7 @@ metrics:
         process = Process(name, argv, folder / "scheduler.log", netns)
         self.processes.append(process)
         self._answers(process, ip, 8002, netns)
+        self._netns[f"{ip}:8002"] = netns
         return f"{ip}:8002"
 
     def wait_for_bytes(self, daemons: list[Daemon], count: int, seconds: float = 30) -> None:

@@ -13,7 +13,7 @@ class GrpcError(AssertionError):
         self.code, self.message = code, message
 
 
-def call(address: str, method: str, message: bytes = b"", seconds: int = 5) -> bytes:
+def call(address: str, method: str, message: bytes = b"", seconds: int = 5, netns: str | None = None) -> bytes:
     """Sends an encoded message to `package.Service/Method` at `ip:port`, or at the path of a unix socket, and returns the
     encoded answer."""
     command = ["curl", "--silent", "--fail", "--max-time", str(seconds), "--http2-prior-knowledge",
@@ -22,6 +22,8 @@ def call(address: str, method: str, message: bytes = b"", seconds: int = 5) -> b
     if address.startswith("/"):
         command += ["--unix-socket", address]
         address = "localhost"
+    if netns:
+        command = ["ip", "netns", "exec", netns, *command]
     answer = subprocess.run([*command, f"http://{address}/{method}"],
                             input=struct.pack(">BI", 0, len(message)) + message, capture_output=True, check=True)
     headers = dict(line.partition(":")[::2] for line in answer.stderr.decode().splitlines())
