@@ -33,6 +33,7 @@ pub mod identity;
 pub mod link;
 pub mod metrics;
 pub mod output;
+pub mod proxy;
 pub mod rpc;
 pub mod schedulers;
 pub mod serve;
