@@ -7,7 +7,7 @@ from .process import Process, free_port, wait_until
 
 _CONFIG = """
 daemon off;
-worker_processes 1;
+worker_processes {workers};
 pid {dir}/nginx.pid;
 error_log {dir}/error.log;
 events {{ worker_connections 512; }}
@@ -33,7 +33,7 @@ class Origin:
     """The web server that a cluster reads from; with an `authority` it serves the same over TLS as well, at `tls_url`."""
 
     def __init__(self, folder: Path, ip: str, port: int | None = None, netns: str | None = None, extra: str = "",
-                 authority: Authority | None = None):
+                 authority: Authority | None = None, workers: int = 1):
         self.folder, self.ip = folder, ip
         port = port or (8080 if netns else free_port(ip))
         self.url = f"http://{ip}:{port}"
@@ -48,7 +48,7 @@ class Origin:
         folder.chmod(0o755)
         self.www.chmod(0o755)
         config = folder / "nginx.conf"
-        config.write_text(_CONFIG.format(dir=folder, ip=ip, port=port, extra=extra, tls=tls))
+        config.write_text(_CONFIG.format(dir=folder, ip=ip, port=port, extra=extra, tls=tls, workers=workers))
         self.process = Process("origin", ["nginx", "-e", folder / "error.log", "-c", config], folder / "nginx.log", netns)
         wait_until(lambda: (folder / "nginx.pid").exists() or not self.process.running, 10, "nginx serves")
         if not self.process.running:

@@ -36,6 +36,11 @@ def free_port(ip: str) -> int:
         return probe.getsockname()[1]
 
 
+def _cpu_seconds(pid: str) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
 class Process:
     """A program that runs until `stop`; it dies with us in any case."""
 
@@ -64,8 +69,9 @@ class Process:
         return self._popen.poll() is None
 
     def cpu_seconds(self) -> float:
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS
+        """Of the program and the processes that it has started and that still run."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return sum(_cpu_seconds(pid) for pid in [str(self.pid), *children])
 
     def file_bytes_written(self) -> int:
         """Bytes written so far, almost all of them to files: sockets are sent to by other calls, and what sendfile passes on counts
