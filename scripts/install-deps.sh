@@ -22,6 +22,7 @@ TEST_PACKAGES=(
   python3-venv git git-lfs dnf createrepo-c apt-utils dpkg-dev rpm maven default-jdk-headless
 )
 SERVICES=(nginx postgresql mariadb containerd docker-registry podman)
+HUGGINGFACE_HUB_VERSION=2.4.0
 CARGO_DENY_VERSION=0.20.2
 CARGO_FUZZ_VERSION=0.13.2
 
@@ -80,8 +81,10 @@ check_rust() {
 
 install_cargo_tools() {
   if ! cargo deny --version >/dev/null 2>&1; then
-    say "installing cargo-deny $CARGO_DENY_VERSION (builds for some minutes, once)"
-    cargo install --locked --quiet cargo-deny --version "$CARGO_DENY_VERSION" >&2
+    say "installing cargo-deny $HUGGINGFACE_HUB_VERSION=2.4.0
+CARGO_DENY_VERSION (builds for some minutes, once)"
+    cargo install --locked --quiet cargo-deny --version "$HUGGINGFACE_HUB_VERSION=2.4.0
+CARGO_DENY_VERSION" >&2
   fi
   # Fuzzing needs a nightly compiler, which only rustup can bring; without it scripts/fuzz-brief.sh says so.
   if command -v rustup >/dev/null; then
@@ -93,6 +96,16 @@ install_cargo_tools() {
   fi
 }
 
+# A virtual environment of the tests; its pip is a client too. PyPI is asked only when something is missing.
+install_python_libraries() {
+  local python="${XDG_CACHE_HOME:-$HOME/.cache}/dragonfly-tests/python"
+  "$python/bin/python" -c "import huggingface_hub as hub; assert hub.__version__ == '$HUGGINGFACE_HUB_VERSION'" 2>/dev/null && return
+  say "installing huggingface_hub $HUGGINGFACE_HUB_VERSION into $python"
+  rm -rf "$python"
+  python3 -m venv "$python" >&2
+  "$python/bin/pip" install --quiet --disable-pip-version-check "huggingface_hub==$HUGGINGFACE_HUB_VERSION" >&2
+}
+
 case "${1:-}" in
   run)
     check_rust
@@ -101,6 +114,7 @@ case "${1:-}" in
   test)
     check_rust
     install_packages "${RUN_PACKAGES[@]}" "${TEST_PACKAGES[@]}"
+    install_python_libraries
     install_cargo_tools
     ;;
   *)

@@ -8,7 +8,8 @@ from .apt import Apt
 from .client import PackageManager, Reach
 from .dnf import Dnf
 from .git_lfs import GitLfs
+from .hugging_face import HuggingFace
 from .maven import Maven
 from .pip import Pip
 
-__all__ = ["Apt", "Dnf", "GitLfs", "Maven", "PackageManager", "Pip", "Reach"]
+__all__ = ["Apt", "Dnf", "GitLfs", "HuggingFace", "Maven", "PackageManager", "Pip", "Reach"]

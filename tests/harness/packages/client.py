@@ -49,6 +49,8 @@ class PackageManager:
 
     # Which URLs the daemons share: those that never change. The regular expression of docs/package-managers.md.
     rule: str
+    # Query parameters that are no part of a package's identity; None: those that the daemon leaves out by itself.
+    filtered_query_params: list[str] | None = None
     # What the web server needs to know, inside its `server` block.
     nginx = ""
 

@@ -1,12 +1,10 @@
 """git with git-lfs, and a server of the LFS batch API in front of files that the web server gives."""
 
-import http.server
 import json
 import shutil
-import socketserver
-import threading
 from pathlib import Path
 
+from .api import Api, Handler
 from .client import PackageManager, Reach, run
 
 _AUTHOR = {f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER")
@@ -18,22 +16,11 @@ class GitLfs(PackageManager):
 
     def __init__(self, folder: Path):
         super().__init__(folder)
-        socket = folder / "api.sock"
-        self._api = _Api(str(socket), _Batch)
-        # The web server's workers are nobody.
-        socket.chmod(0o666)
-        self._thread = threading.Thread(target=self._api.serve_forever, daemon=True)
-        self._thread.start()
-        self.nginx = f"""location /git/sample.git/info/lfs/ {{
-            proxy_pass http://unix:{socket};
-            proxy_set_header Host $http_host;
-            proxy_set_header X-Forwarded-Proto $scheme;
-        }}"""
+        self._api = Api(folder / "api.sock", _Batch)
+        self.nginx = self._api.location("/git/sample.git/info/lfs/")
 
     def close(self) -> None:
-        self._api.shutdown()
-        self._api.server_close()
-        self._thread.join()
+        self._api.close()
 
     def publish(self, version: str, content: bytes) -> str:
         work, bare = self.folder / "git", self.www / "git/sample.git"
@@ -65,26 +52,10 @@ class GitLfs(PackageManager):
         return (folder / "clone/content").read_bytes()
 
 
-class _Api(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    # A listener that the web server finds from whatever network it is in.
-    daemon_threads = True
-
-
-class _Batch(http.server.BaseHTTPRequestHandler):
+class _Batch(Handler):
     """Answers every question for objects with their place on the same web server."""
-
-    protocol_version = "HTTP/1.1"
 
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        root = f"{self.headers['X-Forwarded-Proto']}://{self.headers['Host']}/lfs"
-        objects = [{**wanted, "actions": {"download": {"href": f"{root}/{wanted['oid']}"}}} for wanted in asked["objects"]]
-        body = json.dumps({"transfer": "basic", "objects": objects}).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/vnd.git-lfs+json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_words):
-        pass
+        objects = [{**wanted, "actions": {"download": {"href": f"{self.root}/lfs/{wanted['oid']}"}}} for wanted in asked["objects"]]
+        self.answer(200, {"transfer": "basic", "objects": objects}, Content_Type="application/vnd.git-lfs+json")

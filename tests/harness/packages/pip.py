@@ -1,15 +1,14 @@
 """pip, in a virtual environment, and an index of the simple form."""
 
-import atexit
-import functools
 import hashlib
-import shutil
-import subprocess
-import sys
-import tempfile
+import os
 from pathlib import Path
 
 from .client import PackageManager, Reach, archive
+
+
+# The virtual environment that scripts/install-deps.sh makes, with the libraries that the tests use.
+PYTHON = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dragonfly-tests/python/bin/python"
 
 
 class Pip(PackageManager):
@@ -37,15 +36,6 @@ class Pip(PackageManager):
         settings = f"[global]\nindex-url = {reach.url}/pip/simple/\nproxy = {reach.proxy}\n"
         settings += f"cert = {reach.ca}\n" if reach.ca else f"trusted-host = {reach.host}\n"
         (folder / "pip.conf").write_text(settings)
-        reach.run(_environment() / "bin/pip", "--disable-pip-version-check", "install", "--target", folder / "packages", "sample",
+        reach.run(PYTHON, "-m", "pip", "--disable-pip-version-check", "install", "--target", folder / "packages", "sample",
                   folder=folder, env={"PIP_CONFIG_FILE": str(folder / "pip.conf")})
         return (folder / "packages/sample/content").read_bytes()
-
-
-@functools.cache
-def _environment() -> Path:
-    """A virtual environment for all clients of this run: making one takes longer than everything else here."""
-    folder = Path(tempfile.mkdtemp(prefix="dragonfly-test-venv-"))
-    atexit.register(shutil.rmtree, folder)
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True, capture_output=True)
-    return folder
