@@ -1,6 +1,5 @@
-//! Generates clients and servers of this project's own protocols.
+//! Generates the client and server of `proto/swarm.proto`.
 
 fn main() -> std::io::Result<()> {
-    tonic_prost_build::configure()
-        .compile_protos(&["proto/swarm.proto", "proto/local.proto"], &["proto"])
+    tonic_prost_build::configure().compile_protos(&["proto/swarm.proto"], &["proto"])
 }

@@ -8,7 +8,6 @@
 pub mod convert;
 pub mod download;
 pub mod errors;
-pub mod local;
 mod reply;
 pub mod socket;
 mod tasks;

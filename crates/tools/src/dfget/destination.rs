@@ -51,11 +51,18 @@ pub(super) struct Leftover {
 
 impl Destination {
     /// Decides by the options and by what is at the output now.
-    pub(super) fn plan(arguments: &Arguments, output: &Path) -> Result<Self, Failure> {
-        if output == Path::new("-") {
+    pub(super) fn plan(arguments: &Arguments) -> Result<Self, Failure> {
+        if arguments.recursive || arguments.url.path().ends_with('/') {
+            let reason = "directories cannot be downloaded yet: name a file, without --recursive and without / at the end of the URL";
+            return Err(Failure::Usage {
+                reason: reason.to_owned(),
+            });
+        }
+        if arguments.output == Path::new("-") {
             return Ok(Self::Stream(Stream::Stdout));
         }
-        let path = std::path::absolute(output).map_err(|error| Failure::output(output, &error))?;
+        let path = std::path::absolute(&arguments.output)
+            .map_err(|error| Failure::output(&arguments.output, &error))?;
         let failure = |reason: &str| Failure::Output {
             path: path.clone(),
             reason: reason.to_owned(),
@@ -214,10 +221,11 @@ mod tests {
     use super::*;
 
     fn plan(output: &Path, more: &[&str]) -> Result<Destination, Failure> {
-        let line = ["dfget", "http://h/f", "-O", "f"]
+        let output = output.to_str().unwrap();
+        let line = ["dfget", "http://h/f", "-O", output]
             .into_iter()
             .chain(more.iter().copied());
-        Destination::plan(&Arguments::try_parse_from(line).unwrap(), output)
+        Destination::plan(&Arguments::try_parse_from(line).unwrap())
     }
 
     #[test]
@@ -285,6 +293,7 @@ mod tests {
                 .to_string()
                 .contains("make it first")
         );
+        assert!(matches!(plan(null, &["-r"]), Err(Failure::Usage { .. })));
     }
 
     #[test]

@@ -2,8 +2,6 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
-use std::path::Path;
-use std::time::Duration;
 
 use dragonfly_api::common::v2::{Piece, TrafficType};
 use dragonfly_api::dfdaemon::v2::dfdaemon_download_client::DfdaemonDownloadClient;
@@ -15,11 +13,11 @@ use protocol::Digest;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
-use super::progress::Progress;
-use super::report::BytesFrom;
+use super::arguments::Arguments;
+use super::report::{BytesFrom, Progress};
 use super::sink::Sink;
 use crate::failure::Failure;
-use crate::logging::{LogArguments, LogLevel};
+use crate::logging::LogLevel;
 
 /// The longest piece of Dragonfly v2 (64 MiB) and the fields around its content.
 const MESSAGE_BYTES_MAX: usize = (64 << 20) + (1 << 20);
@@ -35,22 +33,20 @@ pub(super) struct Received {
     pub(super) digest: Option<Digest>,
 }
 
-/// Sends the request and takes every answer, within `timeout`.
+/// Sends the request and takes every answer.
 pub(super) async fn receive(
     channel: &Channel,
     request: DownloadTaskRequest,
-    timeout: Duration,
     sink: Sink,
-    output: &Path,
-    progress: &Progress<'_>,
-    logs: &LogArguments,
+    progress: &Progress,
+    arguments: &Arguments,
 ) -> Result<Received, Failure> {
-    let shown = output.display().to_string();
-    let failed = |status: Status| Failure::of_status(&status, timeout, &shown);
+    let output = arguments.output.display().to_string();
+    let failed = |status: Status| Failure::of_status(&status, arguments.timeout, &output);
     let mut client =
         DfdaemonDownloadClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let mut request = Request::new(request);
-    request.set_timeout(timeout);
+    request.set_timeout(arguments.timeout);
     let mut answers = client
         .download_task(request)
         .await
@@ -63,8 +59,7 @@ pub(super) async fn receive(
         window: 0..0,
         sink,
         progress,
-        output,
-        logs,
+        arguments,
     };
     while let Some(answer) = answers.message().await.map_err(failed)? {
         receiving.take(answer).await?;
@@ -80,9 +75,8 @@ struct Receiving<'a> {
     /// The bytes of the content that are wanted. Pieces come whole.
     window: Range<u64>,
     sink: Sink,
-    progress: &'a Progress<'a>,
-    output: &'a Path,
-    logs: &'a LogArguments,
+    progress: &'a Progress,
+    arguments: &'a Arguments,
 }
 
 impl Receiving<'_> {
@@ -118,7 +112,7 @@ impl Receiving<'_> {
         self.received.length = length;
         self.missing = Some(started.pieces.iter().map(|piece| piece.number).collect());
         self.progress.begin(length);
-        self.logs.say(LogLevel::Info, || {
+        self.arguments.logs.say(LogLevel::Info, || {
             let pieces = started.pieces.len();
             format!(
                 "task {} of {length} bytes in {pieces} pieces has started",
@@ -148,7 +142,7 @@ impl Receiving<'_> {
                 piece.number
             )));
         }
-        self.logs.say(LogLevel::Debug, || {
+        self.arguments.logs.say(LogLevel::Debug, || {
             let parent = piece.parent_id.as_deref().unwrap_or("-");
             let traffic = piece
                 .traffic_type
@@ -222,7 +216,7 @@ impl Receiving<'_> {
     }
 
     fn cannot_write(&self, error: &std::io::Error) -> Failure {
-        Failure::output(self.output, error)
+        Failure::output(&self.arguments.output, error)
     }
 }
 
