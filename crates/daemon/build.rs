@@ -1,5 +1,6 @@
-//! Generates the client and server of `proto/swarm.proto`.
+//! Generates clients and servers of this project's own protocols.
 
 fn main() -> std::io::Result<()> {
-    tonic_prost_build::configure().compile_protos(&["proto/swarm.proto"], &["proto"])
+    tonic_prost_build::configure()
+        .compile_protos(&["proto/swarm.proto", "proto/local.proto"], &["proto"])
 }

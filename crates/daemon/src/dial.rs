@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 use http::Uri;
 use hyper_util::rt::TokioIo;
@@ -137,11 +137,38 @@ impl std::fmt::Debug for Dialer {
     }
 }
 
+/// What a check-up of a server found.
+#[derive(Debug)]
+pub struct CheckUp {
+    /// Whether it serves.
+    pub health: Health,
+    /// From the question to the answer, connecting included.
+    pub round_trip: Duration,
+    /// Its clock, to the second, if it tells (`date` header, which servers built on hyper send).
+    pub date: Option<SystemTime>,
+}
+
 /// Asks for the health of the whole server (service `""`); takes at most 3 s.
 pub async fn health(channel: Channel) -> Health {
+    check_up(channel).await.health
+}
+
+/// As [`health`], and notes how long it took and what time it is there.
+pub async fn check_up(channel: Channel) -> CheckUp {
     let mut client = HealthClient::new(channel);
     let request = Request::new(HealthCheckRequest::default());
-    match tokio::time::timeout(HEALTH_MAX, client.check(request)).await {
+    let asked = Instant::now();
+    let answer = tokio::time::timeout(HEALTH_MAX, client.check(request)).await;
+    let round_trip = asked.elapsed();
+    let metadata = match &answer {
+        Ok(Ok(reply)) => Some(reply.metadata()),
+        Ok(Err(status)) => Some(status.metadata()),
+        Err(_) => None,
+    };
+    let date = metadata
+        .and_then(|metadata| metadata.get("date")?.to_str().ok())
+        .and_then(|date| httpdate::parse_http_date(date).ok());
+    let health = match answer {
         Err(_) => Health::Silent(format!("no answer within {} s", HEALTH_MAX.as_secs())),
         Ok(Ok(reply)) => match reply.into_inner().status() {
             ServingStatus::Serving => Health::Serving,
@@ -149,6 +176,11 @@ pub async fn health(channel: Channel) -> Health {
         },
         Ok(Err(status)) if status.code() == Code::Unimplemented => Health::Serving,
         Ok(Err(status)) => Health::Silent(reason(&status)),
+    };
+    CheckUp {
+        health,
+        round_trip,
+        date,
     }
 }
 

@@ -116,6 +116,15 @@ impl Schedulers {
         self.usable.load().by_name.values().cloned().collect()
     }
 
+    /// Every member, whether it answers or not.
+    pub fn members(&self) -> Vec<(Member, SchedulerHandle)> {
+        let entries = self.entries.lock();
+        let members = entries.values();
+        members
+            .map(|entry| (entry.member.clone(), entry.handle.clone()))
+            .collect()
+    }
+
     /// Takes the scheduler at `addr` out of use until it answers a health check, which is sent at once.
     ///
     /// For calls that got no answer (see [`dial::is_silence`]): an answer with an error is an answer. An unknown address

@@ -35,6 +35,7 @@ use crate::link::proto::swarm_server::SwarmServer;
 use crate::link::{Hub, LinkService};
 use crate::metrics::Metrics;
 use crate::rpc::download::DownloadService;
+use crate::rpc::local::{LocalService, Place};
 use crate::rpc::socket::{Socket, SocketError};
 use crate::rpc::upload::UploadService;
 use crate::rpc::{Tasks, TasksParts};
@@ -72,6 +73,20 @@ pub struct Addresses {
     pub stats: SocketAddr,
     /// gRPC for the tools of this host.
     pub socket: PathBuf,
+}
+
+impl Addresses {
+    /// What is served where, in words.
+    fn named(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("socket", self.socket.display().to_string()),
+            ("upload", self.upload.to_string()),
+            ("pieces", self.pieces.to_string()),
+            ("metrics", self.metrics.to_string()),
+            ("health", self.health.to_string()),
+            ("stats", self.stats.to_string()),
+        ]
+    }
 }
 
 /// Why a daemon could not start, or ended.
@@ -219,10 +234,16 @@ async fn try_start(config: Config, shutdown: &Shutdown) -> Result<Addresses, Sta
         shutdown: shutdown.clone(),
     });
 
+    let place = Place {
+        listeners: addresses.named(),
+        storage_dir: config.storage.dir.clone(),
+        gc: config.gc.clone(),
+        dynconfig: dynconfig.clone(),
+    };
     let stats = stats::router(identity.clone(), core.engine.clone(), schedulers);
     listeners
         .serve(
-            &config, server_tls, &core, &tasks, &metrics, stats, shutdown,
+            &config, server_tls, &core, &tasks, place, &metrics, stats, shutdown,
         )
         .await?;
     shutdown.spawn_until_begun("network figures", {
@@ -348,6 +369,7 @@ impl Listeners {
         tls: Option<TlsMaterial>,
         core: &Core,
         tasks: &Tasks,
+        place: Place,
         metrics: &Metrics,
         stats: axum::Router,
         shutdown: &Shutdown,
@@ -364,7 +386,8 @@ impl Listeners {
         let upload = with_health(limited(upload, config.upload.requests)).await?;
         grpc::spawn_tcp("upload gRPC", server(tls)?, upload, self.upload, shutdown);
 
-        let download = Routes::new(DownloadService::server(tasks.clone()));
+        let download = Routes::new(DownloadService::server(tasks.clone()))
+            .add_service(LocalService::server(tasks.clone(), place));
         let download = with_health(limited(download, config.download.requests)).await?;
         let connections = self.socket.connections();
         grpc::spawn_incoming(

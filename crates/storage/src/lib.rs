@@ -58,7 +58,9 @@ pub use error::{
     WriteError,
 };
 pub use export::{Existing, Export, Exported, HardLink, Method};
-pub use meta::{Mark, NewTask, PieceOrigin, PieceRecord, Retention, TaskSummary, TaskTimes};
+pub use meta::{
+    Mark, NewTask, OriginUse, PieceOrigin, PieceRecord, Retention, TaskSummary, TaskTimes,
+};
 pub use options::{Options, Start, Verify};
 pub use piece::PieceView;
 pub use space::{Evicted, EvictionReason, Usage};

@@ -22,7 +22,7 @@ use crate::arrival::{Arrival, End, SharedArrival};
 use crate::digest;
 use crate::error::{CommitError, DiskContext, DiskError, TaskError};
 use crate::journal::{EpochStamp, Journal, PieceEntry, Record, Replay, Stamp};
-use crate::meta::{Mark, NewTask, PieceOrigin, PieceRecord, Retention, TaskTimes};
+use crate::meta::{Mark, NewTask, OriginUse, PieceOrigin, PieceRecord, Retention, TaskTimes};
 use crate::sys;
 
 #[derive(Debug)]
@@ -45,6 +45,7 @@ struct State {
     slots: Vec<Slot>,
     times: TaskTimes,
     retention: (Retention, Option<Duration>),
+    origin_use: Option<OriginUse>,
     recorded_pieces: u32,
     arriving: u32,
     /// How the content file looked when it was last known to be ours; unknown while pieces arrive.
@@ -102,6 +103,7 @@ impl Live {
             slots,
             times: TaskTimes::new(created_at),
             retention: (task.retention, task.ttl),
+            origin_use: None,
             recorded_pieces: 0,
             arriving: 0,
             stamp,
@@ -135,6 +137,7 @@ impl Live {
         trusted: bool,
     ) -> Result<Self, DiskError> {
         let (pieces, times, journaled) = (replay.pieces, replay.times, replay.stamp);
+        let origin_use = replay.origin_use;
         let live = Self::fresh(replay.task, times.created_at, files, recorded_bytes, epoch);
         let verified = trusted && {
             let now = sys::stamp(&live.content).doing("look at", &live.content_path)?;
@@ -142,6 +145,7 @@ impl Live {
         };
         let mut state = live.state.lock();
         state.times = times;
+        state.origin_use = origin_use;
         for (number, entry) in pieces {
             state.recorded_pieces += 1;
             state.slots[number as usize] = Slot::Whole(Box::new(Held { entry, verified }));
@@ -337,6 +341,18 @@ impl Live {
         journal.append(&Record::Retention { retention, ttl })?;
         self.state.lock().retention = (retention, ttl);
         Ok(())
+    }
+
+    pub(crate) fn note_origin_use(&self, origin_use: OriginUse) -> Result<(), TaskError> {
+        let mut journal = self.journal.lock();
+        self.not_deleted()?;
+        journal.append(&Record::OriginUse(origin_use.clone()))?;
+        self.state.lock().origin_use = Some(origin_use);
+        Ok(())
+    }
+
+    pub(crate) fn origin_use(&self) -> Option<OriginUse> {
+        self.state.lock().origin_use.clone()
     }
 
     pub(crate) fn parked(&self) -> Parked {

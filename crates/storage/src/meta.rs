@@ -141,6 +141,15 @@ impl TaskTimes {
     }
 }
 
+/// That the origin was read, and why: whoever wonders later is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OriginUse {
+    /// In words, as it was logged.
+    pub reason: String,
+    /// When it began.
+    pub at: SystemTime,
+}
+
 /// What is kept of a whole piece.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PieceRecord {

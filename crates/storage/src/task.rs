@@ -13,9 +13,12 @@ use crate::entry::Entry;
 use crate::error::{CommitError, ExportError, TaskError, WriteError};
 use crate::export::{self, Export, Exported};
 use crate::live::{Found, Live, Which};
-use crate::meta::{Mark, NewTask, PieceOrigin, PieceRecord, Retention, TaskSummary};
+use crate::meta::{Mark, NewTask, OriginUse, PieceOrigin, PieceRecord, Retention, TaskSummary};
 use crate::piece::PieceView;
 use crate::store::Inner;
+
+/// Longest reason for reading the origin that is kept, in bytes.
+const ORIGIN_REASON_LEN_MAX: usize = 1 << 10;
 
 /// A task in use. Cheap to clone. As long as a handle, or a writer or view made from one, is held, the task's files are
 /// open and nothing evicts it.
@@ -222,6 +225,23 @@ impl Task {
     /// [`TaskError::Deleted`], [`TaskError::Disk`].
     pub fn mark(&self, mark: Mark) -> Result<(), TaskError> {
         self.handle.live.mark(mark, SystemTime::now())
+    }
+
+    /// Writes down that the origin is read now, and why; the last reason is kept. A long one is cut to 1 KiB.
+    ///
+    /// # Errors
+    /// [`TaskError::Deleted`], [`TaskError::Disk`].
+    pub fn note_origin_use(&self, reason: &str) -> Result<(), TaskError> {
+        let end = reason.floor_char_boundary(ORIGIN_REASON_LEN_MAX);
+        self.handle.live.note_origin_use(OriginUse {
+            reason: reason[..end].to_owned(),
+            at: crate::journal::from_millis(crate::journal::millis(SystemTime::now())),
+        })
+    }
+
+    /// Why the origin was read last, if it was.
+    pub fn origin_use(&self) -> Option<OriginUse> {
+        self.handle.live.origin_use()
     }
 
     /// Sets anew whether a full disk may take the task, and how long it lives, counted from its creation.

@@ -33,6 +33,12 @@ pub enum Failure {
         /// What the daemon tells about it.
         message: String,
     },
+    /// What is asked for cannot be had as it is there: too many files, a listing that no folder can hold.
+    #[error("{reason}")]
+    Refused {
+        /// What is wrong, and what to do.
+        reason: String,
+    },
     /// The output cannot be written.
     #[error("cannot write {}: {reason}", path.display())]
     Output {
@@ -64,7 +70,7 @@ pub enum Failure {
         limit: Duration,
     },
     /// The user ended it.
-    #[error("interrupted, nothing was kept")]
+    #[error("interrupted: nothing that was not whole was kept")]
     Interrupted {
         /// The signal's number.
         signal: u8,
@@ -105,7 +111,10 @@ impl Failure {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Daemon { .. } | Self::Broken { .. } | Self::Here { .. } => 1,
+            Self::Refused { .. }
+            | Self::Daemon { .. }
+            | Self::Broken { .. }
+            | Self::Here { .. } => 1,
             Self::Usage { .. } => 2,
             Self::Unreachable { .. } => 3,
             Self::Origin { .. } => 4,
@@ -200,6 +209,30 @@ impl Failure {
             status_code,
             message,
         }
+    }
+
+    /// What the origin answered, if it refused.
+    pub(crate) fn status_code(&self) -> Option<i32> {
+        match self {
+            Self::Origin { status_code, .. } => *status_code,
+            _ => None,
+        }
+    }
+
+    /// Whether there is something at the output that is not of this download.
+    pub(crate) fn is_in_the_way(&self) -> bool {
+        matches!(self, Self::Output { reason, .. } if reason.contains("exist"))
+    }
+
+    /// Whether the daemon has too much to do at this moment.
+    pub(crate) fn is_busy(&self) -> bool {
+        matches!(
+            self,
+            Self::Daemon {
+                code: Code::ResourceExhausted,
+                ..
+            }
+        )
     }
 
     /// Whether the download itself works and only the daemon's way to the output is barred.

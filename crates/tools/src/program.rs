@@ -103,10 +103,7 @@ impl From<&Failure> for FailureJson {
             ok: false,
             exit_code: failure.exit_code(),
             error: failure.to_string(),
-            status_code: match failure {
-                Failure::Origin { status_code, .. } => *status_code,
-                _ => None,
-            },
+            status_code: failure.status_code(),
         }
     }
 }

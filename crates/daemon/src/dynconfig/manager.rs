@@ -85,6 +85,10 @@ impl ManagerSource {
         &self.addr
     }
 
+    pub(super) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
     pub(super) async fn list(&self) -> Result<Listing, DynconfigError> {
         let mut client =
             ManagerClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_LEN_MAX);

@@ -20,6 +20,7 @@ use runtime::config::ConfigError;
 use runtime::grpc::DialError;
 use runtime::shutdown::Shutdown;
 use tokio::time::Instant;
+use tonic::transport::Channel;
 use tracing::{info, warn};
 
 use crate::blocklist::BlockList;
@@ -139,6 +140,19 @@ impl Dynconfig {
         };
         dynconfig.first().await?;
         Ok(Arc::new(dynconfig))
+    }
+
+    /// Where it comes from: the manager's address or the path of the file.
+    pub fn source(&self) -> String {
+        self.source.name()
+    }
+
+    /// The way to the manager, if there is one.
+    pub fn manager(&self) -> Option<Channel> {
+        match &self.source {
+            Source::Manager(manager) => Some(manager.channel()),
+            Source::File(_) => None,
+        }
     }
 
     /// What may not be downloaded at present.

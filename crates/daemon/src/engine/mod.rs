@@ -121,6 +121,11 @@ impl Engine {
         self.inner.sessions.lock().len()
     }
 
+    /// Whether this task is in progress.
+    pub fn is_in_progress(&self, task_id: &TaskId) -> bool {
+        self.inner.sessions.lock().contains_key(task_id)
+    }
+
     /// Ends all sessions and waits until they have told their schedulers; bounded by their own limits.
     pub async fn close(&self) {
         self.inner.cancel.cancel();
@@ -254,6 +259,7 @@ impl Engine {
                 .map_err(|error| {
                     DownloadError::Invalid(format!("task {id} cannot be stored: {error}"))
                 })?;
+            task.note_origin_use("the origin does not say how long the content is")?;
             held::announce(inner, spec, &geometry);
         }
         Ok((task, facts))

@@ -8,6 +8,7 @@
 pub mod convert;
 pub mod download;
 pub mod errors;
+pub mod local;
 mod reply;
 pub mod socket;
 mod tasks;

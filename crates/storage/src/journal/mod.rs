@@ -24,7 +24,7 @@ pub(crate) use record::{
 };
 
 use crate::error::{DiskContext, DiskError};
-use crate::meta::{NewTask, Retention, TaskTimes};
+use crate::meta::{NewTask, OriginUse, Retention, TaskTimes};
 
 /// Names the file type and, in its last byte, the version of the format.
 const MAGIC: [u8; 8] = *b"DFTASKJ\x01";
@@ -180,6 +180,8 @@ pub(crate) struct Replay {
     pub(crate) pieces: BTreeMap<u32, PieceEntry>,
     /// The last stamp, if no piece was recorded or dropped behind it.
     pub(crate) stamp: Option<EpochStamp>,
+    /// Why the origin was read, if it was.
+    pub(crate) origin_use: Option<OriginUse>,
     /// How many bytes are good.
     pub(crate) good_len: u64,
     /// Whether anything stands behind the good part.
@@ -196,6 +198,7 @@ impl Replay {
             times,
             pieces: BTreeMap::new(),
             stamp: None,
+            origin_use: None,
             good_len: 0,
             damaged: false,
             record_count: 1,
@@ -220,6 +223,7 @@ impl Replay {
             }
             Record::Stamp(stamp) => self.stamp = Some(stamp),
             Record::Retention { retention, ttl } => self.set_retention(retention, ttl),
+            Record::OriginUse(origin_use) => self.origin_use = Some(origin_use),
         }
         self.record_count += 1;
         true
@@ -263,7 +267,11 @@ impl Replay {
             number,
             piece: piece.clone(),
         });
-        marks.chain(pieces).chain(self.stamp.map(Record::Stamp))
+        let origin_use = self.origin_use.clone().map(Record::OriginUse);
+        marks
+            .chain(origin_use)
+            .chain(pieces)
+            .chain(self.stamp.map(Record::Stamp))
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use protocol::{Crc32, Geometry, PeerId, TaskId, TaskKind, TrafficType};
 
-use crate::meta::{Mark, NewTask, PieceOrigin, Retention};
+use crate::meta::{Mark, NewTask, OriginUse, PieceOrigin, Retention};
 
 /// Longest record, in bytes. Bounds what a reader allocates for a damaged length.
 pub(crate) const RECORD_LEN_MAX: usize = 256 << 10;
@@ -35,6 +35,8 @@ pub(crate) enum Record {
         retention: Retention,
         ttl: Option<Duration>,
     },
+    /// The origin is read; the last of these counts.
+    OriginUse(OriginUse),
 }
 
 /// A whole piece, without what the geometry says.
@@ -65,6 +67,7 @@ const TAG_PIECE: u8 = 3;
 const TAG_DROPPED: u8 = 4;
 const TAG_STAMP: u8 = 5;
 const TAG_RETENTION: u8 = 6;
+const TAG_ORIGIN_USE: u8 = 7;
 
 impl Record {
     /// Appends the record's bytes, without framing.
@@ -104,6 +107,11 @@ impl Record {
                 out.push(TAG_RETENTION);
                 put_retention(out, *retention, *ttl);
             }
+            Self::OriginUse(OriginUse { reason, at }) => {
+                out.push(TAG_ORIGIN_USE);
+                put_time(out, *at);
+                put_text(out, reason);
+            }
         }
     }
 
@@ -131,6 +139,11 @@ impl Record {
             TAG_RETENTION => {
                 let (retention, ttl) = fields.retention()?;
                 Self::Retention { retention, ttl }
+            }
+            TAG_ORIGIN_USE => {
+                let at = fields.time()?;
+                let reason = fields.text()?.to_owned();
+                Self::OriginUse(OriginUse { reason, at })
             }
             _ => return None,
         };
@@ -413,6 +426,7 @@ pub(crate) mod tests {
             }),
             any::<u32>().prop_map(|number| Record::Dropped { number }),
             (retention(), ttl()).prop_map(|(retention, ttl)| Record::Retention { retention, ttl }),
+            (".{0,80}", ms()).prop_map(|(reason, at)| Record::OriginUse(OriginUse { reason, at })),
             (any::<u64>(), any::<u64>(), any::<i64>(), any::<u32>()).prop_map(
                 |(epoch, len, mtime_s, mtime_ns)| {
                     Record::Stamp(EpochStamp {

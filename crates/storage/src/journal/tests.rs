@@ -1,6 +1,7 @@
 use super::record::tests::any_record;
 use super::*;
 use crate::meta::Mark;
+use crate::meta::OriginUse;
 use proptest::prelude::*;
 use protocol::{Geometry, PieceNumber, TaskId, TaskKind};
 
@@ -141,6 +142,27 @@ fn a_stamp_counts_until_a_piece_changes() {
         ]),
         None
     );
+}
+
+#[test]
+fn the_last_reason_for_reading_the_origin_survives_a_compaction() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal");
+    let mut journal = Journal::create(&path, &task(), from_millis(1)).unwrap();
+    let used = |reason: &str| OriginUse {
+        reason: reason.to_owned(),
+        at: from_millis(7),
+    };
+    for reason in ["first", "last"] {
+        journal.append(&Record::OriginUse(used(reason))).unwrap();
+    }
+    let (mut journal, replayed) = Journal::open(&path).unwrap().unwrap();
+    assert_eq!(replayed.origin_use, Some(used("last")));
+    journal
+        .compact(&replayed, &dir.path().join("staging"))
+        .unwrap();
+    let (_, replayed) = Journal::open(&path).unwrap().unwrap();
+    assert_eq!(replayed.origin_use, Some(used("last")));
 }
 
 #[test]

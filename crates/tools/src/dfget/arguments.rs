@@ -14,8 +14,8 @@ use crate::origin::OriginArguments;
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0    the file is there, whole
-  1    the daemon could not do it
+  0    the file is there, whole; of many all are
+  1    the daemon could not do it; of many some are not there
   2    wrong options
   3    no daemon answers on the socket
   4    the origin refused or failed
@@ -24,18 +24,19 @@ Exit codes:
   7    not done within --timeout
   130  interrupted by Ctrl-C (143: by SIGTERM)";
 
-/// Downloads a file through the Dragonfly daemon of this host.
+/// Downloads files through the Dragonfly daemon of this host.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "dfget", version, about, after_help = EXIT_CODES, max_term_width = 100)]
 pub struct Arguments {
-    /// Address of the file.
-    pub url: Url,
+    /// Address of the file, or of a directory if it ends with "/"; several may be given.
+    #[arg(required = true, value_name = "URL")]
+    pub urls: Vec<Url>,
 
-    /// Where to put it; "-" writes it to standard output.
+    /// Where to put it; "-" writes it to standard output. For a directory or several files a folder, which is made if there is none.
     #[arg(short = 'O', long)]
     pub output: PathBuf,
 
-    /// Download a directory (not supported yet).
+    /// Download directories: the URLs are those of directories, also without "/" at their end.
     #[arg(short, long)]
     pub recursive: bool,
 
@@ -87,9 +88,14 @@ pub struct Arguments {
     #[arg(long = "filtered-query-param", value_name = "NAME")]
     pub filtered_query_params: Vec<String>,
 
-    /// Part of a directory to download (with --recursive).
-    #[arg(short = 'I', long, value_name = "PATH")]
+    /// Of a directory only what this takes: a path below it, or a pattern with *, ?, [a-z], {a,b} and ** across directories;
+    /// a directory is taken with all in it. May be given several times.
+    #[arg(short = 'I', long, value_name = "PATTERN")]
     pub include_files: Vec<String>,
+
+    /// Of a directory nothing that this takes; as --include-files, and stronger.
+    #[arg(short = 'X', long, value_name = "PATTERN")]
+    pub exclude_files: Vec<String>,
 
     /// Never ask the origin from this host: only peers.
     #[arg(long, env = "DFGET_DISABLE_BACK_TO_SOURCE")]
@@ -103,20 +109,24 @@ pub struct Arguments {
     #[command(flatten)]
     pub origin: OriginArguments,
 
-    /// Most files of a directory (with --recursive).
+    /// Most files of a directory; more are refused before anything is downloaded.
     #[arg(long, env = "DFGET_MAX_FILES", default_value_t = 100)]
     pub max_files: usize,
 
-    /// Files at the same time (with --recursive).
-    #[arg(long, env = "DFGET_MAX_CONCURRENT_REQUESTS", default_value_t = 5)]
-    pub max_concurrent_requests: usize,
+    /// Files at the same time, 1 to 1000.
+    #[arg(long, env = "DFGET_MAX_CONCURRENT_REQUESTS", default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub max_concurrent_requests: u16,
+
+    /// Of many files, begin no more after one has failed.
+    #[arg(long, env = "DFGET_FAIL_FAST")]
+    pub fail_fast: bool,
 
     /// Draw no progress bar.
     #[arg(long, env = "DFGET_NO_PROGRESS")]
     pub no_progress: bool,
 
     /// Print the outcome as one JSON object: on standard output, or on standard error if that carries the file.
-    #[arg(long)]
+    #[arg(long, env = "DFGET_JSON")]
     pub json: bool,
 
     /// Where the daemon is.
@@ -135,6 +145,18 @@ pub enum SchedulingPolicy {
     Auto,
     /// Every file goes through the scheduler.
     Always,
+}
+
+impl Arguments {
+    /// Whether the outcome is more than one file: a folder.
+    pub(super) fn wants_folder(&self) -> bool {
+        self.recursive || self.urls.len() > 1 || self.urls.iter().any(is_directory)
+    }
+}
+
+/// Whether a URL names a directory, as in Dragonfly v2.
+pub(super) fn is_directory(url: &Url) -> bool {
+    url.path().ends_with('/') || url.path().is_empty()
 }
 
 /// The least piece length of Dragonfly v2.
@@ -193,6 +215,19 @@ mod tests {
         );
         assert_eq!(arguments.origin.ms_revision, "master");
         assert!(!arguments.overwrite && !arguments.no_progress && arguments.digest.is_none());
+    }
+
+    #[test]
+    fn several_urls_or_a_directory_make_a_folder() {
+        for (line, folder) in [
+            ("dfget http://h/f -O f", false),
+            ("dfget http://h/f http://h/g -O d", true),
+            ("dfget http://h/d/ -O d", true),
+            ("dfget -r http://h/d -O d", true),
+            ("dfget s3://bucket -O d", true),
+        ] {
+            assert_eq!(parse(line).unwrap().wants_folder(), folder, "{line}");
+        }
     }
 
     #[test]

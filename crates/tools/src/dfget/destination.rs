@@ -51,18 +51,11 @@ pub(super) struct Leftover {
 
 impl Destination {
     /// Decides by the options and by what is at the output now.
-    pub(super) fn plan(arguments: &Arguments) -> Result<Self, Failure> {
-        if arguments.recursive || arguments.url.path().ends_with('/') {
-            let reason = "directories cannot be downloaded yet: name a file, without --recursive and without / at the end of the URL";
-            return Err(Failure::Usage {
-                reason: reason.to_owned(),
-            });
-        }
-        if arguments.output == Path::new("-") {
+    pub(super) fn plan(arguments: &Arguments, output: &Path) -> Result<Self, Failure> {
+        if output == Path::new("-") {
             return Ok(Self::Stream(Stream::Stdout));
         }
-        let path = std::path::absolute(&arguments.output)
-            .map_err(|error| Failure::output(&arguments.output, &error))?;
+        let path = std::path::absolute(output).map_err(|error| Failure::output(output, &error))?;
         let failure = |reason: &str| Failure::Output {
             path: path.clone(),
             reason: reason.to_owned(),
@@ -221,11 +214,10 @@ mod tests {
     use super::*;
 
     fn plan(output: &Path, more: &[&str]) -> Result<Destination, Failure> {
-        let output = output.to_str().unwrap();
-        let line = ["dfget", "http://h/f", "-O", output]
+        let line = ["dfget", "http://h/f", "-O", "f"]
             .into_iter()
             .chain(more.iter().copied());
-        Destination::plan(&Arguments::try_parse_from(line).unwrap())
+        Destination::plan(&Arguments::try_parse_from(line).unwrap(), output)
     }
 
     #[test]
@@ -293,7 +285,6 @@ mod tests {
                 .to_string()
                 .contains("make it first")
         );
-        assert!(matches!(plan(null, &["-r"]), Err(Failure::Usage { .. })));
     }
 
     #[test]

@@ -1,12 +1,19 @@
-//! `dfget`: one file, through the daemon of this host.
+//! `dfget`: files, through the daemon of this host.
 //!
-//! The steps, one module each: read the [`Arguments`]; decide where the bytes go (`destination`); ask the daemon (`connection`,
-//! `request`); take its answers (`receive`), and with them the bytes if the daemon cannot put them there itself (`sink`); tell how it went (`report`, [`Failure`]).
+//! The steps for one file, one module each: read the [`Arguments`]; decide where the bytes go (`destination`); ask the daemon
+//! (`request`); take its answers (`receive`), and with them the bytes if the daemon cannot put them there itself (`sink`); check them and
+//! give the file its name (`file`). Many files are planned first (`plan`, from URLs and the listings of directories) and then downloaded
+//! several at a time over one connection (`many`). `progress` tells how it goes, `report` how it went.
 //!
 //! Whoever starts `dfget` for a small file waits for the process as much as for the file: one thread, nothing initialised that is not used.
 
 mod arguments;
 mod destination;
+mod file;
+mod listing;
+mod many;
+mod plan;
+mod progress;
 mod receive;
 mod report;
 mod request;
@@ -17,19 +24,21 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use clap::Parser;
-use protocol::{Digest, DigestHasher};
-use tonic::transport::Channel;
-
-pub use arguments::Arguments;
-pub use report::{BytesFrom, Summary};
+use clap::{CommandFactory, Parser};
 
 use crate::failure::Failure;
 use crate::program::{self, Format, Streams, Told};
-use destination::{Destination, Leftover};
-use receive::Received;
-use report::Progress;
-use sink::Sink;
+use destination::Destination;
+use file::File;
+use progress::Progress;
+
+pub use arguments::Arguments;
+pub use report::{BytesFrom, FileOutcome, FolderSummary, Summary};
+
+/// The whole command line.
+pub fn command() -> clap::Command {
+    Arguments::command()
+}
 
 /// Parses `arguments` (the first is the program's name), downloads, and tells the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -46,121 +55,31 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         true => Streams::ContentOnStdout,
         false => Streams::Beside,
     };
-    program::run("dfget", format, streams, async {
-        run(&arguments).await.map(|summary| Told::new(&summary))
-    })
+    program::run("dfget", format, streams, run(&arguments))
 }
 
 /// Downloads as `arguments` say. Dropping the future cancels the download and removes what it had begun to write.
 ///
 /// # Errors
 ///
-/// [`Failure`], with an exit code for each kind.
-pub async fn run(arguments: &Arguments) -> Result<Summary, Failure> {
-    let begin = Instant::now();
-    let destination = Destination::plan(arguments)?;
-    let download = async {
-        let channel = arguments.daemon.connect().await?;
-        let outcome = download(arguments, &channel, &destination).await;
-        match (outcome, destination.without_daemon()) {
-            (Err(failure), Some(own))
-                if failure.daemon_cannot_write() && !arguments.force_hard_link =>
-            {
-                eprintln!("dfget: {failure}; taking the bytes over the socket instead");
-                download(arguments, &channel, &own).await
-            }
-            (outcome, _) => outcome,
-        }
+/// [`Failure`], with an exit code for each kind. That some files of many failed is no failure, but told in the outcome.
+pub async fn run(arguments: &Arguments) -> Result<Told, Failure> {
+    let deadline = Instant::now() + arguments.timeout;
+    if arguments.wants_folder() {
+        return many::run(arguments, deadline).await;
+    }
+    let url = &arguments.urls[0];
+    let output = &arguments.output;
+    let destination = Destination::plan(arguments, output)?;
+    let channel = arguments.daemon.connect().await?;
+    let file = File {
+        url,
+        output,
+        deadline,
     };
-    let received = match tokio::time::timeout(arguments.timeout, download).await {
-        Ok(received) => received?,
-        Err(_) => {
-            return Err(Failure::Timeout {
-                limit: arguments.timeout,
-            });
-        }
-    };
-    Ok(Summary::new(received, &destination, begin.elapsed()))
-}
-
-async fn download(
-    arguments: &Arguments,
-    channel: &Channel,
-    destination: &Destination,
-) -> Result<Received, Failure> {
-    let request = request::download(arguments, destination)?;
-    let mut leftover = destination.leftover();
-    let sink = Sink::new(
-        destination,
-        arguments.digest.as_ref().map(Digest::algorithm),
-    )?;
-    let progress = Progress::new(arguments);
-    let mut received = receive::receive(channel, request, sink, &progress, arguments).await?;
-    progress.end();
-    match destination {
-        Destination::Stream(_) => {}
-        Destination::Daemon { path } => check_length(path, received.length)?,
-        Destination::Replace { staged, .. } | Destination::Own { staged, .. } => {
-            check_length(staged, received.length)?;
-        }
-    }
-    if let Some(expected) = &arguments.digest {
-        verify(&mut received, destination, expected)?;
-    }
-    destination.publish(arguments.overwrite)?;
-    leftover.iter_mut().for_each(Leftover::keep);
-    Ok(received)
-}
-
-/// The daemon said that it is done; the file must be where we can see it.
-fn check_length(path: &Path, expected: u64) -> Result<(), Failure> {
-    match std::fs::metadata(path) {
-        Ok(file) if file.len() == expected => Ok(()),
-        Ok(file) => Err(Failure::NotThere {
-            path: path.to_owned(),
-            reason: format!("it has {} bytes there instead of {expected}", file.len()),
-        }),
-        Err(error) => Err(Failure::NotThere {
-            path: path.to_owned(),
-            reason: error.to_string(),
-        }),
-    }
-}
-
-/// Checks the digest where the daemon did not: a v2 daemon verifies neither what it hands over the socket nor what it copied over an existing file.
-fn verify(
-    received: &mut Received,
-    destination: &Destination,
-    expected: &Digest,
-) -> Result<(), Failure> {
-    let got = match destination {
-        Destination::Daemon { .. } => expected.clone(),
-        Destination::Stream(_) => match received.digest.take() {
-            Some(digest) => digest,
-            None => return Ok(()),
-        },
-        Destination::Replace { staged, .. } | Destination::Own { staged, .. } => {
-            digest_of(staged, expected).map_err(|error| Failure::output(staged, &error))?
-        }
-    };
-    if got != *expected {
-        return Err(Failure::Digest {
-            detail: format!("got {got}, expected {expected}"),
-        });
-    }
-    received.digest = Some(got);
-    Ok(())
-}
-
-fn digest_of(path: &Path, like: &Digest) -> std::io::Result<Digest> {
-    use std::io::Read;
-    let mut file = std::fs::File::open(path)?;
-    let mut hasher = DigestHasher::new(like.algorithm());
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hasher.finish()),
-            read => hasher.update(&buffer[..read]),
-        }
-    }
+    let progress = Progress::alone(arguments, url.path());
+    let summary = file
+        .download(arguments, &channel, &destination, &progress)
+        .await?;
+    Ok(Told::new(&summary))
 }

@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
+use std::path::Path;
+use std::time::Duration;
 
 use dragonfly_api::common::v2::{Piece, TrafficType};
 use dragonfly_api::dfdaemon::v2::dfdaemon_download_client::DfdaemonDownloadClient;
@@ -13,11 +15,11 @@ use protocol::Digest;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 
-use super::arguments::Arguments;
-use super::report::{BytesFrom, Progress};
+use super::progress::Progress;
+use super::report::BytesFrom;
 use super::sink::Sink;
 use crate::failure::Failure;
-use crate::logging::LogLevel;
+use crate::logging::{LogArguments, LogLevel};
 
 /// The longest piece of Dragonfly v2 (64 MiB) and the fields around its content.
 const MESSAGE_BYTES_MAX: usize = (64 << 20) + (1 << 20);
@@ -33,20 +35,22 @@ pub(super) struct Received {
     pub(super) digest: Option<Digest>,
 }
 
-/// Sends the request and takes every answer.
+/// Sends the request and takes every answer, within `timeout`.
 pub(super) async fn receive(
     channel: &Channel,
     request: DownloadTaskRequest,
+    timeout: Duration,
     sink: Sink,
-    progress: &Progress,
-    arguments: &Arguments,
+    output: &Path,
+    progress: &Progress<'_>,
+    logs: &LogArguments,
 ) -> Result<Received, Failure> {
-    let output = arguments.output.display().to_string();
-    let failed = |status: Status| Failure::of_status(&status, arguments.timeout, &output);
+    let shown = output.display().to_string();
+    let failed = |status: Status| Failure::of_status(&status, timeout, &shown);
     let mut client =
         DfdaemonDownloadClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let mut request = Request::new(request);
-    request.set_timeout(arguments.timeout);
+    request.set_timeout(timeout);
     let mut answers = client
         .download_task(request)
         .await
@@ -59,7 +63,8 @@ pub(super) async fn receive(
         window: 0..0,
         sink,
         progress,
-        arguments,
+        output,
+        logs,
     };
     while let Some(answer) = answers.message().await.map_err(failed)? {
         receiving.take(answer).await?;
@@ -75,8 +80,9 @@ struct Receiving<'a> {
     /// The bytes of the content that are wanted. Pieces come whole.
     window: Range<u64>,
     sink: Sink,
-    progress: &'a Progress,
-    arguments: &'a Arguments,
+    progress: &'a Progress<'a>,
+    output: &'a Path,
+    logs: &'a LogArguments,
 }
 
 impl Receiving<'_> {
@@ -112,7 +118,7 @@ impl Receiving<'_> {
         self.received.length = length;
         self.missing = Some(started.pieces.iter().map(|piece| piece.number).collect());
         self.progress.begin(length);
-        self.arguments.logs.say(LogLevel::Info, || {
+        self.logs.say(LogLevel::Info, || {
             let pieces = started.pieces.len();
             format!(
                 "task {} of {length} bytes in {pieces} pieces has started",
@@ -142,7 +148,7 @@ impl Receiving<'_> {
                 piece.number
             )));
         }
-        self.arguments.logs.say(LogLevel::Debug, || {
+        self.logs.say(LogLevel::Debug, || {
             let parent = piece.parent_id.as_deref().unwrap_or("-");
             let traffic = piece
                 .traffic_type
@@ -216,7 +222,7 @@ impl Receiving<'_> {
     }
 
     fn cannot_write(&self, error: &std::io::Error) -> Failure {
-        Failure::output(&self.arguments.output, error)
+        Failure::output(self.output, error)
     }
 }
 

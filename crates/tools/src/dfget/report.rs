@@ -1,19 +1,16 @@
-//! Telling the user how it goes and how it went.
+//! How it went: one file, or many.
 
-use std::borrow::Cow;
-use std::cell::OnceCell;
-use std::io::IsTerminal;
 use std::time::Duration;
 
-use bytesize::ByteSize;
 use dragonfly_api::common::v2::{Piece, TrafficType};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-use super::arguments::Arguments;
 use super::destination::Destination;
+use super::plan::PlannedFile;
 use super::receive::Received;
+use crate::failure::Failure;
 use crate::program::Report;
+use crate::table;
 
 /// A finished download.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -33,6 +30,180 @@ pub struct Summary {
     pub sha256: Option<String>,
     /// Where the bytes came from.
     pub bytes_from: BytesFrom,
+}
+
+/// What became of one file of many.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FileOutcome {
+    /// Its address.
+    pub url: String,
+    /// Where it is, or should be.
+    pub output: String,
+    /// Whether it is there, whole.
+    pub ok: bool,
+    /// The task's id, if it was downloaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub task_id: Option<String>,
+    /// Its length, if it was downloaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// The exit code that this failure has with one file alone; absent for a file that was not begun.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<u8>,
+    /// Why it is not there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// What the origin answered, if it refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status_code: Option<i32>,
+    #[serde(skip)]
+    bytes_from: BytesFrom,
+}
+
+impl FileOutcome {
+    pub(super) fn new(file: &PlannedFile, outcome: Result<Summary, Failure>) -> Self {
+        let begun = Self {
+            url: file.url.to_string(),
+            output: file.output.display().to_string(),
+            ok: outcome.is_ok(),
+            task_id: None,
+            bytes: None,
+            exit_code: None,
+            error: None,
+            status_code: None,
+            bytes_from: BytesFrom::default(),
+        };
+        match outcome {
+            Ok(summary) => Self {
+                task_id: Some(summary.task_id),
+                bytes: Some(summary.bytes),
+                bytes_from: summary.bytes_from,
+                ..begun
+            },
+            Err(failure) => Self {
+                exit_code: Some(failure.exit_code()),
+                error: Some(failure.to_string()),
+                status_code: failure.status_code(),
+                ..begun
+            },
+        }
+    }
+
+    /// Not begun, because another one failed.
+    pub(super) fn skipped(file: &PlannedFile) -> Self {
+        let reason = "not begun, because another file failed".to_owned();
+        let failure = Failure::Refused { reason };
+        Self {
+            exit_code: None,
+            ..Self::new(file, Err(failure))
+        }
+    }
+
+    fn is_skipped(&self) -> bool {
+        !self.ok && self.exit_code.is_none()
+    }
+}
+
+/// A folder of files that were downloaded, or not.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FolderSummary {
+    /// The folder.
+    pub output: String,
+    /// Folders in it that were made or were there.
+    pub directories: usize,
+    /// Files that are there now, whole.
+    pub succeeded: usize,
+    /// Files that failed.
+    pub failed: usize,
+    /// Files that were not begun.
+    pub skipped: usize,
+    /// Bytes of the files that are there.
+    pub bytes: u64,
+    /// From the start of the process's work to the end of the last download.
+    pub seconds: f64,
+    /// Where the bytes came from.
+    pub bytes_from: BytesFrom,
+    /// Every file, in the order of their paths.
+    pub files: Vec<FileOutcome>,
+}
+
+impl FolderSummary {
+    pub(super) fn new(
+        output: String,
+        directories: usize,
+        files: Vec<FileOutcome>,
+        elapsed: Duration,
+    ) -> Self {
+        let succeeded = files.iter().filter(|file| file.ok).count();
+        let skipped = files.iter().filter(|file| file.is_skipped()).count();
+        let bytes_from = files.iter().map(|file| file.bytes_from);
+        Self {
+            output,
+            directories,
+            succeeded,
+            failed: files.len() - succeeded - skipped,
+            skipped,
+            bytes: files.iter().filter_map(|file| file.bytes).sum(),
+            seconds: elapsed.as_secs_f64(),
+            bytes_from: bytes_from.fold(BytesFrom::default(), BytesFrom::plus),
+            files,
+        }
+    }
+
+    /// Whether every file is there.
+    pub(super) fn is_whole(&self) -> bool {
+        self.failed + self.skipped == 0
+    }
+}
+
+impl Report for FolderSummary {
+    /// The failures, one line each, and the total.
+    fn text(&self) -> String {
+        let failures = self
+            .files
+            .iter()
+            .filter(|file| !file.ok && !file.is_skipped());
+        let mut lines: Vec<String> = failures
+            .map(|file| {
+                let error = file.error.as_deref().unwrap_or_default();
+                format!(
+                    "dfget: {}: {}",
+                    table::harmless(&file.url),
+                    table::harmless(error)
+                )
+            })
+            .collect();
+        let mut total = format!("{}: {} files, ", self.output, self.succeeded);
+        total.push_str(&amount(self.bytes, self.seconds, self.bytes_from));
+        if !self.is_whole() {
+            total.push_str(&format!("; {} failed", self.failed));
+        }
+        if self.skipped > 0 {
+            total.push_str(&format!(", {} not begun", self.skipped));
+        }
+        lines.push(total);
+        lines.join("\n")
+    }
+}
+
+/// As `3.0 MiB in 0.500 s, 6.0 MiB/s, from peers 75 %, origin 25 %`.
+fn amount(bytes: u64, seconds: f64, bytes_from: BytesFrom) -> String {
+    let mut text = format!("{} in {seconds:.3} s", table::bytes(bytes));
+    if bytes > 0 && seconds > 0.0 {
+        #[expect(
+            clippy::cast_precision_loss,
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a rate for people"
+        )]
+        let rate = (bytes as f64 / seconds) as u64;
+        text.push_str(&format!(", {}/s", table::bytes(rate)));
+    }
+    let shares = bytes_from.shares();
+    if !shares.is_empty() {
+        text.push_str(&format!(", from {shares}"));
+    }
+    text
 }
 
 /// Bytes by where the daemon had them from.
@@ -66,6 +237,15 @@ impl BytesFrom {
             None => return,
         };
         *count += piece.length;
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            origin: self.origin + other.origin,
+            seed: self.seed + other.seed,
+            peers: self.peers + other.peers,
+            local: self.local + other.local,
+        }
     }
 
     /// As `peers 75 %, origin 25 %`, the largest first; empty if nothing is known.
@@ -107,88 +287,9 @@ impl Summary {
 impl Report for Summary {
     /// One line.
     fn text(&self) -> String {
-        let size = ByteSize::b(self.bytes).display().iec();
-        let mut line = format!("{}: {size} in {:.3} s", self.output, self.seconds);
-        if self.bytes > 0 && self.seconds > 0.0 {
-            #[expect(
-                clippy::cast_precision_loss,
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "a rate for people"
-            )]
-            let rate = (self.bytes as f64 / self.seconds) as u64;
-            line.push_str(&format!(", {}/s", ByteSize::b(rate).display().iec()));
-        }
-        let shares = self.bytes_from.shares();
-        if !shares.is_empty() {
-            line.push_str(&format!(", from {shares}"));
-        }
-        line
+        let amount = amount(self.bytes, self.seconds, self.bytes_from);
+        format!("{}: {amount}", self.output)
     }
-}
-
-/// The progress bar on a terminal, nothing elsewhere.
-#[derive(Debug)]
-pub(super) struct Progress {
-    title: Option<String>,
-    bar: OnceCell<ProgressBar>,
-}
-
-impl Progress {
-    pub(super) fn new(arguments: &Arguments) -> Self {
-        let visible = !arguments.no_progress && std::io::stderr().is_terminal();
-        let title = visible.then(|| title_of(arguments.url.path()));
-        Self {
-            title,
-            bar: OnceCell::new(),
-        }
-    }
-
-    /// The length is known: draws the bar.
-    pub(super) fn begin(&self, content_length: u64) {
-        let Some(title) = &self.title else { return };
-        let bar = self.bar.get_or_init(|| {
-            let bar =
-                ProgressBar::with_draw_target(Some(content_length), ProgressDrawTarget::stderr());
-            let template =
-                "{msg:.bold}\n{elapsed} [{bar:60}] {percent:>3} % {bytes_per_sec} ETA {eta}";
-            if let Ok(style) = ProgressStyle::with_template(template) {
-                bar.set_style(style.progress_chars("=>-"));
-            }
-            bar
-        });
-        bar.set_message(title.clone());
-    }
-
-    /// More bytes are there.
-    pub(super) fn add(&self, bytes: u64) {
-        if let Some(bar) = self.bar.get() {
-            bar.inc(bytes);
-        }
-    }
-
-    /// Takes the bar away; the summary takes its place.
-    pub(super) fn end(&self) {
-        if let Some(bar) = self.bar.get() {
-            bar.finish_and_clear();
-        }
-    }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
-/// The decoded path, without what could play tricks on the terminal.
-fn title_of(path: &str) -> String {
-    let decoded: Cow<'_, str> = percent_encoding::percent_decode_str(path).decode_utf8_lossy();
-    decoded
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(256)
-        .collect()
 }
 
 fn rounded_percent(part: u64, total: u64) -> u128 {
@@ -263,8 +364,33 @@ mod tests {
         assert_eq!(told["bytes_from"]["peers"], 700);
     }
 
+    fn outcome(name: &str, outcome: Result<Summary, Failure>) -> FileOutcome {
+        let file = PlannedFile {
+            url: format!("http://h/{name}").parse().unwrap(),
+            output: format!("/out/{name}").into(),
+            name: name.to_owned(),
+        };
+        FileOutcome::new(&file, outcome)
+    }
+
     #[test]
-    fn the_title_cannot_move_the_cursor() {
-        assert_eq!(title_of("/a%20b/%1b%5b2Jx"), "/a b/[2Jx");
+    fn a_folder_lists_its_failures_and_counts_the_rest() {
+        let gone = Failure::Origin {
+            status_code: Some(404),
+            message: "gone".into(),
+        };
+        let files = vec![outcome("a", Ok(summary())), outcome("b", Err(gone))];
+        let folder = FolderSummary::new("/out".into(), 2, files, Duration::from_millis(500));
+        assert!(!folder.is_whole());
+        assert_eq!(
+            folder.text(),
+            "dfget: http://h/b: the file cannot be had from its origin: gone\n\
+             /out: 1 files, 1.0 KiB in 0.500 s, 2.0 KiB/s, from peers 68 %, seed 20 %, origin 10 %, local 2 %; 1 failed"
+        );
+        let told = Told::with_exit_code(&folder, 1);
+        assert_eq!(
+            told.json(),
+            r#"{"ok":false,"exit_code":1,"output":"/out","directories":2,"succeeded":1,"failed":1,"skipped":0,"bytes":1024,"seconds":0.5,"bytes_from":{"origin":100,"seed":200,"peers":700,"local":24},"files":[{"url":"http://h/a","output":"/out/a","ok":true,"task_id":"t","bytes":1024},{"url":"http://h/b","output":"/out/b","ok":false,"exit_code":4,"error":"the file cannot be had from its origin: gone","status_code":404}]}"#
+        );
     }
 }

@@ -1,10 +1,13 @@
 //! From options to the daemon's request.
 
 use std::net::{IpAddr, UdpSocket};
+use std::sync::LazyLock;
+use std::time::Duration;
 
 use dragonfly_api::common::v2::{Download, TaskType};
 use dragonfly_api::dfdaemon::v2::DownloadTaskRequest;
 use protocol::DEFAULT_FILTERED_QUERY_PARAMS;
+use url::Url;
 
 use super::arguments::{Arguments, SchedulingPolicy};
 use super::destination::Destination;
@@ -13,7 +16,9 @@ use crate::failure::Failure;
 /// The request for `dfdaemon.v2.DfdaemonDownload/DownloadTask`.
 pub(super) fn download(
     arguments: &Arguments,
+    url: &Url,
     destination: &Destination,
+    timeout: Duration,
 ) -> Result<DownloadTaskRequest, Failure> {
     let filtered_query_params = match arguments.filtered_query_params.as_slice() {
         [] => DEFAULT_FILTERED_QUERY_PARAMS.map(str::to_owned).to_vec(),
@@ -34,7 +39,7 @@ pub(super) fn download(
         None => None,
     };
     let download = Download {
-        url: arguments.url.to_string(),
+        url: url.to_string(),
         digest: arguments.digest.as_ref().map(ToString::to_string),
         r#type: TaskType::Standard.into(),
         // Present though empty, as v2 sends them: this adds nothing to the task id.
@@ -45,18 +50,18 @@ pub(super) fn download(
         request_header: arguments.headers.iter().cloned().collect(),
         piece_length: arguments.piece_length.map(|length| length.as_u64()),
         output_path,
-        timeout: prost_wkt_types::Duration::try_from(arguments.timeout).ok(),
+        timeout: prost_wkt_types::Duration::try_from(timeout).ok(),
         disable_back_to_source: arguments.disable_back_to_source,
         need_piece_content: destination.wants_content(),
         force_hard_link: arguments.force_hard_link && !destination.wants_content(),
         content_for_calculating_task_id: arguments.content_for_calculating_task_id.clone(),
-        remote_ip: own_address().map(|ip| ip.to_string()),
+        remote_ip: own_address(),
         overwrite: arguments.overwrite,
         scheduling_policy: match arguments.scheduling_policy {
             SchedulingPolicy::Auto => dragonfly_api::common::v2::SchedulingPolicy::Auto.into(),
             SchedulingPolicy::Always => dragonfly_api::common::v2::SchedulingPolicy::Always.into(),
         },
-        ..arguments.origin.of_scheme(arguments.url.scheme())
+        ..arguments.origin.of_scheme(url.scheme())
     };
     Ok(DownloadTaskRequest {
         download: Some(download),
@@ -64,7 +69,14 @@ pub(super) fn download(
 }
 
 /// The address this host uses towards the outside, for the daemon's log. Nothing is sent: a UDP socket is only told its peer (TEST-NET-1).
-fn own_address() -> Option<IpAddr> {
+pub(super) fn own_address() -> Option<String> {
+    // Asked once: it is the same for a thousand files.
+    static ADDRESS: LazyLock<Option<String>> =
+        LazyLock::new(|| found_address().map(|ip| ip.to_string()));
+    ADDRESS.clone()
+}
+
+fn found_address() -> Option<IpAddr> {
     let socket = UdpSocket::bind(("0.0.0.0", 0)).ok()?;
     socket.connect(("192.0.2.1", 9)).ok()?;
     let ip = socket.local_addr().ok()?.ip();
@@ -79,11 +91,16 @@ mod tests {
 
     fn request(line: &str) -> Download {
         let arguments = Arguments::try_parse_from(line.split(' ')).unwrap();
-        let destination = Destination::plan(&arguments).unwrap();
-        download(&arguments, &destination)
-            .unwrap()
-            .download
-            .unwrap()
+        let destination = Destination::plan(&arguments, &arguments.output).unwrap();
+        download(
+            &arguments,
+            &arguments.urls[0],
+            &destination,
+            arguments.timeout,
+        )
+        .unwrap()
+        .download
+        .unwrap()
     }
 
     #[test]

@@ -18,6 +18,9 @@ impl Session {
             });
         }
         info!(task_id = %self.task.id(), reason, "back to source");
+        if let Err(error) = self.task.note_origin_use(reason) {
+            debug!(task_id = %self.task.id(), %error, "reason not kept");
+        }
         if let Some(conversation) = self.conversation() {
             conversation.back_to_source_started(reason);
         }

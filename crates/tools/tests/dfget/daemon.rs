@@ -1,11 +1,12 @@
-//! A daemon made for the tests: real gRPC over a unix socket, with the one method that `dfget` calls.
+//! A daemon made for the tests: real gRPC over a unix socket, with the two methods that `dfget` calls.
 //!
-//! What it does is chosen by the path of the requested URL, see [`answers`].
+//! What it does is chosen by the last part of the path of the requested URL, see [`answers`] and [`entries`].
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
@@ -13,7 +14,7 @@ use dragonfly_api::common::v2::{Download, Piece, TrafficType};
 use dragonfly_api::dfdaemon::v2::download_task_response::Response as Answer;
 use dragonfly_api::dfdaemon::v2::{
     DownloadPieceFinishedResponse, DownloadTaskRequest, DownloadTaskResponse,
-    DownloadTaskStartedResponse,
+    DownloadTaskStartedResponse, Entry, ListTaskEntriesRequest, ListTaskEntriesResponse,
 };
 use futures::stream::{self, BoxStream, StreamExt};
 use tempfile::TempDir;
@@ -22,7 +23,7 @@ use tokio::task::JoinHandle;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::body::Body;
 use tonic::codegen::Service;
-use tonic::server::{Grpc, NamedService, ServerStreamingService};
+use tonic::server::{Grpc, NamedService, ServerStreamingService, UnaryService};
 use tonic::{Code, Request, Response, Status};
 use tonic_prost::ProstCodec;
 
@@ -46,6 +47,7 @@ pub(crate) struct Daemon {
     pub(crate) folder: TempDir,
     pub(crate) socket: PathBuf,
     asked: Arc<Mutex<Vec<Download>>>,
+    connections: Arc<AtomicUsize>,
     serving: JoinHandle<()>,
 }
 
@@ -58,23 +60,31 @@ impl Daemon {
         let edge = Edge {
             asked: Arc::clone(&asked),
         };
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&connections);
+        let incoming = UnixListenerStream::new(listener).inspect(move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+        });
         let serving = tokio::spawn(async move {
             let server = tonic::transport::Server::builder().add_service(edge);
-            server
-                .serve_with_incoming(UnixListenerStream::new(listener))
-                .await
-                .unwrap();
+            server.serve_with_incoming(incoming).await.unwrap();
         });
         Self {
             folder,
             socket,
             asked,
+            connections,
             serving,
         }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// How many connections were made to it so far.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// The downloads it was asked for so far.
@@ -218,7 +228,7 @@ fn response(answer: Answer) -> DownloadTaskResponse {
     }
 }
 
-/// The gRPC edge: `dfdaemon.v2.DfdaemonDownload` with `DownloadTask` alone.
+/// The gRPC edge: `dfdaemon.v2.DfdaemonDownload` with `DownloadTask` and `ListTaskEntries`.
 #[derive(Clone)]
 struct Edge {
     asked: Arc<Mutex<Vec<Download>>>,
@@ -242,11 +252,17 @@ impl Service<http::Request<Body>> for Edge {
             asked: Arc::clone(&self.asked),
         };
         Box::pin(async move {
-            if request.uri().path() != "/dfdaemon.v2.DfdaemonDownload/DownloadTask" {
-                return Ok(Status::unimplemented("not in this test").into_http());
+            match request.uri().path() {
+                "/dfdaemon.v2.DfdaemonDownload/DownloadTask" => {
+                    let mut grpc = Grpc::new(ProstCodec::default());
+                    Ok(grpc.server_streaming(method, request).await)
+                }
+                "/dfdaemon.v2.DfdaemonDownload/ListTaskEntries" => {
+                    let mut grpc = Grpc::new(ProstCodec::default());
+                    Ok(grpc.unary(List, request).await)
+                }
+                _ => Ok(Status::unimplemented("not in this test").into_http()),
             }
-            let mut grpc = Grpc::new(ProstCodec::default());
-            Ok(grpc.server_streaming(method, request).await)
         })
     }
 }
@@ -267,4 +283,55 @@ impl ServerStreamingService<DownloadTaskRequest> for Method {
         self.asked.lock().unwrap().push(download.clone());
         ready(answers(&download).map(Response::new))
     }
+}
+
+struct List;
+
+impl UnaryService<ListTaskEntriesRequest> for List {
+    type Response = ListTaskEntriesResponse;
+    type Future = Ready<Result<Response<ListTaskEntriesResponse>, Status>>;
+
+    fn call(&mut self, request: Request<ListTaskEntriesRequest>) -> Self::Future {
+        ready(entries(&request.into_inner().url).map(Response::new))
+    }
+}
+
+/// The listing of a directory, by the last part of its path.
+fn entries(url: &str) -> Result<ListTaskEntriesResponse, Status> {
+    let part = url.trim_end_matches('/').rsplit('/').next().unwrap();
+    let below: Vec<String> = match part {
+        "tree" => [
+            "a.json",
+            "empty/",
+            "sub/",
+            "sub/odd%20n%C3%A4me%0A%25.bin",
+            "sub/deep/b.json",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+        "many" => (0..1000).map(|number| format!("{number:04}")).collect(),
+        "partly" => ["a", "missing", "z"].map(str::to_owned).to_vec(),
+        "climbs" => vec!["ok".to_owned(), "../../escaped".to_owned()],
+        "hidden" => vec!["ok".to_owned(), "%2e%2e%2f%2e%2e%2fescaped".to_owned()],
+        "refused" => return Err(Status::internal("the origin lists no directories")),
+        _ => Vec::new(),
+    };
+    let mut entries: Vec<Entry> = below
+        .into_iter()
+        .map(|below| Entry {
+            is_dir: below.ends_with('/'),
+            url: format!("{url}{below}"),
+            content_length: 0,
+        })
+        .collect();
+    if part == "elsewhere" {
+        entries.push(Entry {
+            url: "file:///etc/passwd".to_owned(),
+            ..Entry::default()
+        });
+    }
+    Ok(ListTaskEntriesResponse {
+        entries,
+        ..ListTaskEntriesResponse::default()
+    })
 }

@@ -1,46 +1,12 @@
-//! The `dfget` binary against a daemon made for the test.
-#![allow(clippy::unwrap_used)]
+//! One file.
 
-mod support;
-
-use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
-use support::{Daemon, LENGTH, PIECE_LENGTH, RANGE, content};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 
-/// Starts `dfget http://h/PART -e SOCKET` and more arguments.
-fn start(daemon: &Daemon, part: &str, more: &[&str]) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_dfget"))
-        .arg(format!("http://h/{part}"))
-        .arg("-e")
-        .arg(&daemon.socket)
-        .args(more)
-        .current_dir(daemon.folder.path())
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap()
-}
-
-async fn run(daemon: &Daemon, part: &str, more: &[&str]) -> Output {
-    let ended = start(daemon, part, more).wait_with_output();
-    tokio::time::timeout(Duration::from_secs(30), ended)
-        .await
-        .expect("dfget ends by itself")
-        .unwrap()
-}
-
-fn code(output: &Output) -> i32 {
-    output.status.code().unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
+use crate::daemon::{Daemon, LENGTH, PIECE_LENGTH, RANGE, content};
+use crate::{code, run, start, stderr};
 
 fn sha256_of_content() -> String {
     format!(
@@ -204,7 +170,6 @@ async fn failures_have_exit_codes_and_say_what_to_do() {
         ("short", &[], 1, "1 pieces missing"),
         ("breaks", &[], 1, "disk is gone"),
         ("hang", &["--timeout", "300ms"], 7, "--timeout"),
-        ("dir/", &[], 2, "directories"),
         ("good", &["--piece-length", "1"], 2, "at least 4MiB"),
     ] {
         let arguments = [&["-O", "out"][..], more].concat();
