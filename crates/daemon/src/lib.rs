@@ -41,6 +41,7 @@ mod service;
 mod stats;
 #[cfg(test)]
 mod testing;
+pub mod upstreams;
 
 pub use cli::{Args, main};
 pub use config::Config;

@@ -43,9 +43,59 @@ pub struct Metrics {
     backend_request: IntCounterVec,
     backend_request_failure: IntCounterVec,
     backend_request_duration: HistogramVec,
+    /// Requests to the proxy.
+    pub proxy: ProxyMetrics,
     rpc: RpcMetrics,
     disk_space: IntGauge,
     disk_usage: IntGauge,
+}
+
+/// Counters of the HTTP proxy.
+#[derive(Debug)]
+pub struct ProxyMetrics {
+    request: IntCounterVec,
+    /// Requests and tunnels whose origin could not be reached; divide by all requests.
+    pub failure: IntCounter,
+    /// Requests that went into the swarm; divide by all requests.
+    pub via_dfdaemon: IntCounter,
+    /// Requests that were refused because there were too many in this second.
+    pub rate_limited: IntCounter,
+}
+
+impl ProxyMetrics {
+    fn new(maker: &Maker<'_>) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            request: maker.counters(
+                "proxy_request_total",
+                "Requests to the proxy.",
+                &["scheme", "method"],
+            )?,
+            failure: maker.counter(
+                "proxy_request_failure_total",
+                "Requests to the proxy whose origin could not be reached.",
+            )?,
+            via_dfdaemon: maker.counter(
+                "proxy_request_via_dfdaemon_total",
+                "Requests to the proxy that went into the swarm.",
+            )?,
+            rate_limited: maker.counter(
+                "proxy_request_rate_limited_total",
+                "Requests to the proxy that the rate limit refused.",
+            )?,
+        })
+    }
+
+    /// A request came in. Methods that HTTP does not know are counted under one label.
+    pub fn request(&self, scheme: &'static str, method: &http::Method) {
+        const KNOWN: [&str; 9] = [
+            "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "PATCH", "TRACE",
+        ];
+        let method = KNOWN
+            .into_iter()
+            .find(|known| *known == method.as_str())
+            .unwrap_or("other");
+        self.request.with_label_values(&[scheme, method]).inc();
+    }
 }
 
 /// Counters of the RPCs that are not downloads.
@@ -155,6 +205,7 @@ impl Metrics {
                 "Time per request to an origin.",
                 &["scheme", "method"],
             )?,
+            proxy: ProxyMetrics::new(&maker)?,
             rpc: RpcMetrics::new(&maker)?,
             disk_space: maker.gauge("disk_space_total", "Bytes of the store's filesystem.")?,
             disk_usage: maker.gauge(

@@ -34,6 +34,9 @@ use crate::identity::{Identity, Ports};
 use crate::link::proto::swarm_server::SwarmServer;
 use crate::link::{Hub, LinkService};
 use crate::metrics::Metrics;
+use crate::proxy::intercept::{CaError, Interception};
+use crate::proxy::p2p::P2p;
+use crate::proxy::{self, Proxy, ProxyParts};
 use crate::rpc::download::DownloadService;
 use crate::rpc::local::{LocalService, Place};
 use crate::rpc::socket::{Socket, SocketError};
@@ -42,6 +45,7 @@ use crate::rpc::{Tasks, TasksParts};
 use crate::schedulers::Schedulers;
 use crate::serve::{PieceServer, Uploads};
 use crate::stats;
+use crate::upstreams::{self, UpstreamError};
 
 /// How long links and sessions may take to tell their other sides that they end.
 const ENGINE_END_MAX: Duration = Duration::from_secs(1);
@@ -71,6 +75,8 @@ pub struct Addresses {
     pub health: SocketAddr,
     /// `/debug/stats`.
     pub stats: SocketAddr,
+    /// HTTP proxy and registry mirror.
+    pub proxy: SocketAddr,
     /// gRPC for the tools of this host.
     pub socket: PathBuf,
 }
@@ -85,6 +91,7 @@ impl Addresses {
             ("metrics", self.metrics.to_string()),
             ("health", self.health.to_string()),
             ("stats", self.stats.to_string()),
+            ("proxy", self.proxy.to_string()),
         ]
     }
 }
@@ -129,6 +136,12 @@ pub enum StartError {
     /// Origins cannot be read.
     #[error("backend: {0}")]
     Sources(#[from] source::SourceError),
+    /// A file of an upstream cannot be used.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// The CA for intercepted hosts cannot be used.
+    #[error("proxy: {0}")]
+    Interception(#[from] CaError),
     /// The registry refuses a metric, or the descriptors of the services do not parse: a mistake in this program.
     #[error("cannot set up {what}: {reason}")]
     Internal {
@@ -190,6 +203,7 @@ async fn try_start(config: Config, shutdown: &Shutdown) -> Result<Addresses, Sta
         .as_ref()
         .map(TlsFiles::read)
         .transpose()?;
+    raise_open_files();
     let store = open_store(&config).await?;
     let listeners = Listeners::bind(&config)?;
     let addresses = listeners.addresses(&config)?;
@@ -204,7 +218,11 @@ async fn try_start(config: Config, shutdown: &Shutdown) -> Result<Addresses, Sta
     )
     .await?;
 
-    let sources = Arc::new(sources(&config)?);
+    let own = proxy::own_addresses(addresses.proxy, config.host.ip);
+    let http = upstreams::http_options(&config, own)?;
+    let sources = Arc::new(source::Sources::standard(
+        source::SourcesOptions::default().with_http(http),
+    )?);
     let core = Core::new(
         &config,
         &identity,
@@ -224,7 +242,7 @@ async fn try_start(config: Config, shutdown: &Shutdown) -> Result<Addresses, Sta
     let tasks = Tasks::new(TasksParts {
         identity: identity.clone(),
         engine: core.engine.clone(),
-        sources,
+        sources: sources.clone(),
         schedulers: schedulers.clone(),
         dynconfig: dynconfig.clone(),
         announcer: announcer.clone(),
@@ -240,10 +258,11 @@ async fn try_start(config: Config, shutdown: &Shutdown) -> Result<Addresses, Sta
         gc: config.gc.clone(),
         dynconfig: dynconfig.clone(),
     };
+    let proxy = proxy(&config, &addresses, &sources, &dynconfig, &metrics)?;
     let stats = stats::router(identity.clone(), core.engine.clone(), schedulers);
     listeners
         .serve(
-            &config, server_tls, &core, &tasks, place, &metrics, stats, shutdown,
+            &config, server_tls, &core, &tasks, place, &metrics, &proxy, stats, shutdown,
         )
         .await?;
     shutdown.spawn_until_begun("network figures", {
@@ -264,7 +283,7 @@ async fn try_start(config: Config, shutdown: &Shutdown) -> Result<Addresses, Sta
     let patience = config.server.shutdown_timeout;
     spawn(shutdown, "orderly end", move |part| async move {
         part.begun().await;
-        core.end(&tasks, &announcer, patience).await;
+        core.end(&tasks, &proxy, &announcer, patience).await;
     });
     info!(host_id = %identity.host_id, ?addresses, "daemon serves");
     Ok(addresses)
@@ -316,6 +335,7 @@ struct Listeners {
     metrics: TcpListener,
     health: TcpListener,
     stats: TcpListener,
+    proxy: TcpListener,
 }
 
 impl Listeners {
@@ -336,6 +356,7 @@ impl Listeners {
             metrics: listen::tcp(config.metrics, "metrics.server.port")?,
             health: listen::tcp(config.health, "health.server.port")?,
             stats: listen::tcp(config.stats, "stats.server.port")?,
+            proxy: listen::tcp(config.proxy.listen, "proxy.server.port")?,
             // Last, so that nobody finds a socket behind which nothing will ever be.
             socket: Socket::bind(
                 &config.download.socket_path,
@@ -358,6 +379,7 @@ impl Listeners {
             metrics: bound(self.metrics.local_addr())?,
             health: bound(self.health.local_addr())?,
             stats: bound(self.stats.local_addr())?,
+            proxy: bound(self.proxy.local_addr())?,
             socket: config.download.socket_path.clone(),
         })
     }
@@ -371,6 +393,7 @@ impl Listeners {
         tasks: &Tasks,
         place: Place,
         metrics: &Metrics,
+        proxy: &Proxy,
         stats: axum::Router,
         shutdown: &Shutdown,
     ) -> Result<(), StartError> {
@@ -408,6 +431,10 @@ impl Listeners {
         );
         runtime::http::spawn("health", self.health, runtime::health::router(), shutdown);
         runtime::http::spawn("stats", self.stats, stats, shutdown);
+        // Last, as in v2: what comes in there needs all the others.
+        let grace = config.server.shutdown_timeout;
+        let serving = proxy.clone().serve(self.proxy, grace, shutdown.clone());
+        shutdown.spawn("proxy", serving);
         Ok(())
     }
 }
@@ -472,8 +499,9 @@ impl Core {
     }
 
     /// The orderly end; see the head of this module.
-    async fn end(self, tasks: &Tasks, announcer: &Announcer, patience: Duration) {
-        if tokio::time::timeout(patience, tasks.close()).await.is_err() {
+    async fn end(self, tasks: &Tasks, proxy: &Proxy, announcer: &Announcer, patience: Duration) {
+        let answered = async { tokio::join!(tasks.close(), proxy.ended()) };
+        if tokio::time::timeout(patience, answered).await.is_err() {
             warn!(
                 limit_s = patience.as_secs(),
                 "downloads were still running, ending them: they can be resumed"
@@ -517,10 +545,32 @@ fn identity(config: &Config, addresses: &Addresses) -> Identity {
         piece_tcp: addresses.pieces.port(),
         // Told to v2 children, which need a number; children that insist on QUIC find nobody there.
         piece_quic: config.storage.quic_listen.port(),
-        // Nothing listens there yet.
-        proxy: 0,
+        proxy: addresses.proxy.port(),
     };
     Identity::new(config.host.ip, &config.host.hostname, config.role(), ports)
+}
+
+fn proxy(
+    config: &Config,
+    addresses: &Addresses,
+    sources: &source::Sources,
+    dynconfig: &Arc<Dynconfig>,
+    metrics: &Arc<Metrics>,
+) -> Result<Proxy, StartError> {
+    let http = sources.http().ok_or_else(|| StartError::Internal {
+        what: "the proxy",
+        reason: "there is no backend for http".to_owned(),
+    })?;
+    Ok(Proxy::new(ProxyParts {
+        config: &config.proxy,
+        listen: addresses.proxy,
+        ip: config.host.ip,
+        http: http.clone(),
+        p2p: P2p::default(),
+        dynconfig: dynconfig.clone(),
+        metrics: metrics.clone(),
+        interception: Interception::new(&config.proxy, &config.storage.dir)?,
+    }))
 }
 
 fn host_options(config: &Config) -> HostOptions {
@@ -560,6 +610,20 @@ fn dynconfig_source(config: &Config, dialers: &Dialers) -> Result<Source, StartE
     Ok(Source::Manager(Box::new(source)))
 }
 
+/// As many open files as the system lets this process have: every connection, content and journal takes one, and the limit that
+/// is customary (1024) is meant for programs that use select(2).
+fn raise_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        warn!(%error, "the limit of open files cannot be raised: many connections may find it too low (LimitNOFILE, ulimit -n)");
+    }
+}
+
 async fn open_store(config: &Config) -> Result<Store, StartError> {
     let dir = config.storage.dir.clone();
     let threshold = config.gc.disk_threshold.as_u64();
@@ -578,19 +642,6 @@ async fn open_store(config: &Config) -> Result<Store, StartError> {
         reason: error.to_string(),
     })?;
     Ok(opened?)
-}
-
-fn sources(config: &Config) -> Result<source::Sources, StartError> {
-    let backend = &config.backend;
-    let headers = backend.request_header.iter();
-    let mut http = source::http::HttpOptions::default();
-    http.request_header = headers
-        .map(|(name, value)| (name.clone(), value.expose().to_owned()))
-        .collect();
-    http.retry.tries = backend.max_retries.saturating_add(1);
-    Ok(source::Sources::standard(
-        source::SourcesOptions::default().with_http(http),
-    )?)
 }
 
 fn limits(config: &Config) -> Limits {

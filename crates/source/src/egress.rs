@@ -49,9 +49,10 @@ impl Cidr {
         }
     }
 
-    const fn v6(first: u16, prefix_bits: u8) -> Self {
+    const fn v6(groups: [u16; 8], prefix_bits: u8) -> Self {
+        let [a, b, c, d, e, f, g, h] = groups;
         Self {
-            network: IpAddr::V6(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0)),
+            network: IpAddr::V6(Ipv6Addr::new(a, b, c, d, e, f, g, h)),
             prefix_bits,
         }
     }
@@ -103,6 +104,29 @@ impl EgressPolicy {
         Self::default()
     }
 
+    /// Link-local addresses and the metadata services of clouds are refused: they hand out the credentials of the machine to
+    /// whoever can have a request sent. Everything else is allowed.
+    #[must_use]
+    pub fn standard() -> Self {
+        let denied = vec![
+            Cidr::v4(169, 254, 0, 0, 16),
+            // Alibaba Cloud, Oracle Cloud, Azure's host agent.
+            Cidr::v4(100, 100, 100, 200, 32),
+            Cidr::v4(192, 0, 0, 192, 32),
+            Cidr::v4(168, 63, 129, 16, 32),
+            Cidr::v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10),
+            // AWS and Google Cloud over IPv6.
+            Cidr::v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254], 128),
+            Cidr::v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254], 128),
+            // 169.254.0.0/16 through a NAT64.
+            Cidr::v6([0x64, 0xff9b, 0, 0, 0, 0, 0xa9fe, 0], 112),
+        ];
+        Self {
+            denied,
+            ..Self::default()
+        }
+    }
+
     /// Loopback, link-local (cloud metadata services live there), private and unspecified addresses are refused.
     #[must_use]
     pub fn public_only() -> Self {
@@ -114,9 +138,9 @@ impl EgressPolicy {
             Cidr::v4(169, 254, 0, 0, 16),
             Cidr::v4(172, 16, 0, 0, 12),
             Cidr::v4(192, 168, 0, 0, 16),
-            Cidr::v6(0, 127),
-            Cidr::v6(0xfc00, 7),
-            Cidr::v6(0xfe80, 10),
+            Cidr::v6([0; 8], 127),
+            Cidr::v6([0xfc00, 0, 0, 0, 0, 0, 0, 0], 7),
+            Cidr::v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10),
         ];
         Self {
             denied,
@@ -227,6 +251,26 @@ mod tests {
         assert!(!policy.permits_host("[::ffff:127.0.0.1]"));
         assert!(policy.permits_host("example.com"));
         assert!(!policy.allow_only().permits_ip(ip("8.8.8.8")));
+    }
+
+    #[test]
+    fn the_standard_policy_keeps_machine_credentials() {
+        let policy = EgressPolicy::standard();
+        for refused in [
+            "169.254.169.254",
+            "::ffff:169.254.169.254",
+            "64:ff9b::a9fe:a9fe",
+            "100.100.100.200",
+            "fd00:ec2::254",
+            "fe80::1",
+        ] {
+            assert!(!policy.permits_ip(ip(refused)), "{refused}");
+        }
+        for allowed in ["127.0.0.1", "10.0.0.1", "8.8.8.8", "::1", "fd00::1"] {
+            assert!(policy.permits_ip(ip(allowed)), "{allowed}");
+        }
+        let opened = policy.allow("169.254.169.254".parse().unwrap());
+        assert!(opened.permits_ip(ip("169.254.169.254")) && !opened.permits_ip(ip("169.254.1.1")));
     }
 
     #[test]

@@ -81,6 +81,7 @@ impl SourcesOptions {
 #[derive(Clone, Default)]
 pub struct Sources {
     by_scheme: BTreeMap<&'static str, Arc<dyn Source>>,
+    http: Option<Arc<HttpSource>>,
 }
 
 impl Sources {
@@ -97,8 +98,16 @@ impl Sources {
     /// [`SourceError::Setup`] if the options cannot be met.
     pub fn standard(options: SourcesOptions) -> Result<Self, SourceError> {
         let mut sources = Self::empty();
-        sources.register(Arc::new(HttpSource::new(options.http)?));
+        let http = Arc::new(HttpSource::new(options.http)?);
+        sources.register(http.clone());
+        sources.http = Some(http);
         Ok(sources)
+    }
+
+    /// The standard backend for HTTP, which also passes on the requests of others; `None` in an empty register.
+    #[must_use]
+    pub fn http(&self) -> Option<&Arc<HttpSource>> {
+        self.http.as_ref()
     }
 
     /// Adds `source` for all its schemes; a later one replaces an earlier one.

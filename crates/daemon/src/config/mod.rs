@@ -10,7 +10,7 @@
 //! collectedPieceTimeout}`, `upload.client` (a warning is logged), `scheduler.scheduleTimeout`, `storage.{writebackMode,
 //! writePieceTimeout, writeBufferSize, readBufferSize, cacheCapacity}`, `storage.server.quicPort` (told to v2 children),
 //! `backend.{enableCacheTemporaryRedirect, cacheTemporaryRedirectTTL, put*, enableHickoryDNS}`,
-//! `gc.policy.{persistentTaskTTL, persistentCacheTaskTTL, pageCacheIdleTimeout}`, `proxy`, `tracing`.
+//! `gc.policy.{persistentTaskTTL, persistentCacheTaskTTL, pageCacheIdleTimeout}`, `tracing`.
 
 mod read;
 #[cfg(test)]
@@ -21,10 +21,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use http::uri::Authority;
 use protocol::HostRole;
 use runtime::config::{ByteSize, ConfigError, Document, Loaded};
 use runtime::secret::Secret;
 use runtime::tls::TlsFiles;
+use source::EgressPolicy;
+use source::http::{HostPattern, UpstreamProxy};
+use url::Url;
 
 /// Where the configuration is looked for unless `--config` says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/dragonfly/dfdaemon.yaml";
@@ -57,7 +61,7 @@ pub struct Config {
     pub backend: Backend,
     /// `gc`: what is evicted, and when.
     pub gc: Gc,
-    /// `proxy`: the HTTP proxy. Read and kept; the proxy itself is not part of this crate yet.
+    /// `proxy`: the HTTP proxy and registry mirror.
     pub proxy: Proxy,
     /// `health`: where `/healthy` is served.
     pub health: SocketAddr,
@@ -320,6 +324,59 @@ pub struct Backend {
     pub put_timeout: Duration,
     /// `backend.enableHickoryDNS`: accepted; names are resolved by the system. Default true.
     pub enable_hickory_dns: bool,
+    /// `backend.egress.{allow, deny}` (ours): which addresses origins may have. Both are lists of address blocks such as
+    /// `10.0.0.0/8`; `deny` also takes host names, which mean everything below them too. Always denied, unless `allow` names
+    /// them: link-local addresses and the metadata services of clouds. Default: nothing else.
+    pub egress: EgressPolicy,
+    /// `backend.upstreams` (ours): what single origins need; the first that means a host holds for it, for reads and for
+    /// forwarded requests alike. Default empty.
+    pub upstreams: Vec<Upstream>,
+}
+
+/// One of `backend.upstreams` (ours).
+#[derive(Debug, Clone)]
+pub struct Upstream {
+    /// `host`: `registry.example.com`, with or without a port, `*.example.com` or `*`.
+    pub hosts: HostPattern,
+    /// `caCert`: PEM file of certificates to trust besides those of the system.
+    pub ca_cert: Option<PathBuf>,
+    /// `cert` and `key`: PEM files of the certificate that this host shows.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// `plainHTTP`: ask over http also where a URL says https. Default false.
+    pub plain_http: bool,
+    /// `skipVerify`: do not verify the certificate. Whoever sits in between can then change every byte that has no digest.
+    /// Default false.
+    pub skip_verify: bool,
+    /// `proxy`: `http://`, `socks5://` or `socks5h://`, with `user:password@` if need be; before that of the environment.
+    pub proxy: Option<UpstreamProxy>,
+    /// `username` with `password` or `passwordFile`, or `token` or `tokenFile`: shown when a request has no credentials of
+    /// its own. Whoever may use the daemon can then read what they open.
+    pub credentials: Option<UpstreamCredentials>,
+    /// `rewrite`: the `host` or `host:port` that is asked instead.
+    pub rewrite: Option<Authority>,
+}
+
+/// What an upstream is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UpstreamCredentials {
+    /// HTTP Basic.
+    Basic {
+        /// Who.
+        username: String,
+        /// The proof.
+        password: SecretSource,
+    },
+    /// A bearer token.
+    Bearer(SecretSource),
+}
+
+/// Where a secret stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretSource {
+    /// In the configuration.
+    Inline(Secret),
+    /// In a file of its own, read at the start; a line end behind it is no part of it.
+    File(PathBuf),
 }
 
 /// `gc`.
@@ -350,8 +407,15 @@ pub struct Proxy {
     pub listen: SocketAddr,
     /// `proxy.server.requestRateLimit`: requests a second. Default 4000.
     pub request_rate_limit: u32,
-    /// `proxy.server.{caCert, caKey}`: the CA that signs intercepted hosts.
+    /// `proxy.server.{caCert, caKey}`: PEM files of the CA that signs for intercepted hosts. Without them the daemon makes one of
+    /// its own, valid for these hosts only, and keeps it in `storage.dir`.
     pub ca: Option<(PathBuf, PathBuf)>,
+    /// `proxy.server.{maxConnections, maxRequests, maxTunnels, headerTimeout, idleTimeout}` (ours).
+    pub limits: ProxyLimits,
+    /// `proxy.interceptHosts` (ours): CONNECT to these hosts is answered by this daemon itself, which needs the client's trust
+    /// in the CA; hosts that an expression of `proxy.rules` names are added. Every other CONNECT is a blind tunnel. (v2
+    /// intercepts all of them.) Default empty.
+    pub intercept_hosts: Vec<HostPattern>,
     /// `proxy.server.basicAuth.{username, password}`.
     pub basic_auth: Option<(String, Secret)>,
     /// `proxy.rules`, first match wins.
@@ -366,6 +430,24 @@ pub struct Proxy {
     pub prefetch_bandwidth_limit: ByteSize,
     /// `proxy.readBufferSize`: bytes. Default 2097152.
     pub read_buffer_size: ByteSize,
+}
+
+/// How much the proxy does at once, and how long it waits. All of it is ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProxyLimits {
+    /// `proxy.server.maxConnections`: open connections of clients; more are answered 503. Idle ones cost about 2 KiB each.
+    /// At least 1, default 16384.
+    pub connections: u32,
+    /// `proxy.server.maxRequests`: requests being answered at once; more are answered 503, so that a container runtime asks its
+    /// registry instead. At least 1, default 4096.
+    pub requests: u32,
+    /// `proxy.server.maxTunnels`: open CONNECT tunnels; more are answered 503. At least 1, default 4096.
+    pub tunnels: u32,
+    /// `proxy.server.headerTimeout`: longest time from the first byte of a request to the end of its headers. Default 10s.
+    pub header: Duration,
+    /// `proxy.server.idleTimeout`: longest time without a byte: of a connection between requests, of a body in either
+    /// direction, of a tunnel; and longest wait for an origin's answer to a forwarded request. Default 5m.
+    pub idle: Duration,
 }
 
 /// One of `proxy.rules`.
@@ -386,9 +468,9 @@ pub struct ProxyRule {
 /// `proxy.registryMirror`.
 #[derive(Debug, Clone)]
 pub struct RegistryMirror {
-    /// `addr`. Default `https://index.docker.io`.
-    pub addr: String,
-    /// `cert`: CA of the registry.
+    /// `addr`: who is asked when a request to the mirror names no registry. Default `https://index.docker.io`.
+    pub addr: Url,
+    /// `cert`: PEM file of certificates to trust for that registry, besides those of the system.
     pub cert: Option<PathBuf>,
     /// `enableTaskIDBasedBlobDigest`. Default true.
     pub task_id_based_blob_digest: bool,

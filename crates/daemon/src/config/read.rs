@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use runtime::config::{ByteSize, Section};
+use url::Url;
 
 use super::*;
 use crate::host;
@@ -274,7 +275,144 @@ fn backend(section: &Section<'_>) -> Backend {
         put_chunk_size: section.get_or("putChunkSize", ByteSize::mib(8)),
         put_timeout: positive(section, "putTimeout", Duration::from_secs(900)),
         enable_hickory_dns: section.get_or("enableHickoryDNS", true),
+        egress: egress(&section.section("egress")),
+        upstreams: section
+            .sections("upstreams")
+            .iter()
+            .filter_map(upstream)
+            .collect(),
     }
+}
+
+fn egress(section: &Section<'_>) -> EgressPolicy {
+    const BLOCKS: &str = "address blocks, such as 10.0.0.0/8";
+    let mut policy = EgressPolicy::standard();
+    for text in section.list::<String>("allow").unwrap_or_default() {
+        match text.parse() {
+            Ok(block) => policy = policy.allow(block),
+            Err(_) => section.mistake("allow", BLOCKS),
+        }
+    }
+    for text in section.list::<String>("deny").unwrap_or_default() {
+        let is_name = |text: &str| {
+            text.parse::<HostPattern>()
+                .is_ok_and(|host| host.name() == Some(&text.to_ascii_lowercase()))
+        };
+        match text.parse() {
+            Ok(block) => policy = policy.deny(block),
+            Err(_) if is_name(&text) => policy = policy.deny_host(&text),
+            Err(_) => section.mistake("deny", "address blocks or host names"),
+        }
+    }
+    policy
+}
+
+fn upstream(section: &Section<'_>) -> Option<Upstream> {
+    let upstream = Upstream {
+        hosts: parsed(
+            section,
+            "host",
+            "a host, such as registry.example.com:5000, *.example.com or *",
+        )
+        .or_else(|| {
+            if !section.has("host") {
+                section.mistake("host", "the host that this entry is for");
+            }
+            None
+        })?,
+        ca_cert: section.get("caCert"),
+        identity: match (section.get("cert"), section.get("key")) {
+            (Some(_), None) => {
+                section.mistake("key", "the key of `cert`");
+                None
+            }
+            (None, Some(_)) => {
+                section.mistake("cert", "the certificate of `key`");
+                None
+            }
+            (cert, key) => cert.zip(key),
+        },
+        plain_http: section.get_or("plainHTTP", false),
+        skip_verify: section.get_or("skipVerify", false),
+        proxy: upstream_proxy(section),
+        credentials: upstream_credentials(section),
+        rewrite: authority(section, "rewrite"),
+    };
+    Some(upstream)
+}
+
+fn upstream_proxy(section: &Section<'_>) -> Option<UpstreamProxy> {
+    // May hold a password, so a wrong one is not shown.
+    let text: Secret = section.get("proxy")?;
+    match text.expose().parse::<UpstreamProxy>() {
+        Ok(proxy) if !text.expose().starts_with("https://") => Some(proxy),
+        _ => {
+            section.mistake_in_secret(
+                "proxy",
+                "http://user:password@host:3128, socks5://host:1080 or socks5h://host:1080",
+            );
+            None
+        }
+    }
+}
+
+fn upstream_credentials(section: &Section<'_>) -> Option<UpstreamCredentials> {
+    let secret = |inline, file| {
+        let inline = section.get::<Secret>(inline).map(SecretSource::Inline);
+        inline.or_else(|| section.get(file).map(SecretSource::File))
+    };
+    let password = secret("password", "passwordFile");
+    let token = secret("token", "tokenFile");
+    match (text(section, "username"), password, token) {
+        (None, None, token) => token.map(UpstreamCredentials::Bearer),
+        (Some(username), Some(password), None) => {
+            Some(UpstreamCredentials::Basic { username, password })
+        }
+        (Some(_), None, _) => {
+            section.mistake("password", "the password of `username`, or `passwordFile`");
+            None
+        }
+        (None, Some(_), _) => {
+            section.mistake("username", "the user whose password is given");
+            None
+        }
+        (Some(_), Some(_), Some(_)) => {
+            section.mistake("username", "either a user with a password or a token");
+            None
+        }
+    }
+}
+
+/// A `host` or `host:port`.
+fn authority(section: &Section<'_>, key: &'static str) -> Option<Authority> {
+    let written = text(section, key)?;
+    let is_plain = |authority: &Authority| {
+        let written = authority.as_str();
+        !written.contains('@') && (authority.port().is_none() || authority.port_u16().is_some())
+    };
+    match written.parse::<Authority>() {
+        Ok(authority) if is_plain(&authority) => Some(authority),
+        _ => {
+            section.mistake(
+                key,
+                "host or host:port without a scheme, such as mirror.example.com:5000",
+            );
+            None
+        }
+    }
+}
+
+/// The value of `key` in its own grammar, of which `expected` speaks.
+fn parsed<T: std::str::FromStr>(
+    section: &Section<'_>,
+    key: &'static str,
+    expected: &str,
+) -> Option<T> {
+    let value = text(section, key)?.parse().ok();
+    if value.is_none() {
+        section.mistake(key, expected);
+    }
+    value
 }
 
 fn gc(section: &Section<'_>) -> Gc {
@@ -327,11 +465,29 @@ fn proxy(section: &Section<'_>, listen: Listen) -> Proxy {
     Proxy {
         listen: listen.at(&server, "port", 4001),
         request_rate_limit: at_least_one(&server, "requestRateLimit", 4000),
-        ca: server.get("caCert").zip(server.get("caKey")),
+        ca: match (server.get("caCert"), server.get("caKey")) {
+            (Some(_), None) => {
+                server.mistake("caKey", "the key of `caCert`");
+                None
+            }
+            (None, Some(_)) => {
+                server.mistake("caCert", "the certificate of `caKey`");
+                None
+            }
+            (cert, key) => cert.zip(key),
+        },
+        limits: ProxyLimits {
+            connections: at_least_one(&server, "maxConnections", 16384),
+            requests: at_least_one(&server, "maxRequests", 4096),
+            tunnels: at_least_one(&server, "maxTunnels", 4096),
+            header: positive(&server, "headerTimeout", Duration::from_secs(10)),
+            idle: positive(&server, "idleTimeout", Duration::from_secs(300)),
+        },
+        intercept_hosts: intercept_hosts(section),
         basic_auth: basic_auth(&server),
         rules: section.sections("rules").iter().map(rule).collect(),
         registry_mirror: RegistryMirror {
-            addr: mirror.get_or("addr", "https://index.docker.io".to_owned()),
+            addr: mirror_addr(&mirror),
             cert: mirror.get("cert"),
             task_id_based_blob_digest: mirror.get_or("enableTaskIDBasedBlobDigest", true),
         },
@@ -339,6 +495,35 @@ fn proxy(section: &Section<'_>, listen: Listen) -> Proxy {
         prefetch: section.get_or("prefetch", false),
         prefetch_bandwidth_limit: rate(section, "prefetchBandwidthLimit", ByteSize::gb(10)),
         read_buffer_size: buffer(section, "readBufferSize"),
+    }
+}
+
+fn intercept_hosts(section: &Section<'_>) -> Vec<HostPattern> {
+    let written: Vec<String> = section.list("interceptHosts").unwrap_or_default();
+    let hosts = written.iter().filter_map(|text| {
+        let host = text.parse().ok();
+        if host.is_none() {
+            section.mistake(
+                "interceptHosts",
+                "hosts, such as huggingface.co or *.example.com",
+            );
+        }
+        host
+    });
+    hosts.collect()
+}
+
+fn mirror_addr(mirror: &Section<'_>) -> Url {
+    let written = mirror.get_or("addr", "https://index.docker.io".to_owned());
+    match crate::proxy::target::registry(&written) {
+        Ok(url) => url,
+        Err(_) => {
+            mirror.mistake(
+                "addr",
+                "the URL of a registry, such as https://registry.example.com",
+            );
+            crate::proxy::target::docker_registry()
+        }
     }
 }
 
@@ -358,7 +543,7 @@ fn rule(section: &Section<'_>) -> ProxyRule {
             |text: &String| regex::Regex::new(text).is_ok(),
         ),
         use_tls: section.get_or("useTLS", false),
-        redirect: text(section, "redirect"),
+        redirect: authority(section, "redirect").map(|to| to.to_string()),
         filtered_query_params: section.list("filteredQueryParams").unwrap_or_else(|| {
             protocol::DEFAULT_FILTERED_QUERY_PARAMS
                 .map(str::to_owned)

@@ -47,6 +47,40 @@ impl ProxyBody {
     {
         Self(body.map_err(Into::into).boxed_unsync())
     }
+
+    /// The same body, which keeps `guard` until it is over or given up.
+    pub fn holding<T: Send + Unpin + 'static>(self, guard: T) -> Self {
+        Self::wrap(Holding {
+            body: self,
+            _guard: guard,
+        })
+    }
+}
+
+/// A body with something that lives as long.
+struct Holding<T> {
+    body: ProxyBody,
+    _guard: T,
+}
+
+impl<T: Unpin> Body for Holding<T> {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 impl Body for ProxyBody {

@@ -162,6 +162,7 @@ fn config(dir: &Path, more: &str) -> Config {
          metrics: {{server: {{ip: 127.0.0.1, port: 0}}}}\n\
          stats: {{server: {{ip: 127.0.0.1, port: 0}}}}\n\
          upload: {{server: {{ip: 127.0.0.1, port: 0}}}}\n\
+         proxy: {{server: {{ip: 127.0.0.1, port: 0}}}}\n\
          {more}\n"
     );
     let mut config = Config::parse("test.yaml", &text)

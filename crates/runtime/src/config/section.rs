@@ -287,6 +287,11 @@ impl<'d> Section<'d> {
         self.wrong(key, expected, false);
     }
 
+    /// As [`Section::mistake`], for a value that may hold a secret and is not shown.
+    pub fn mistake_in_secret(&self, key: &'static str, expected: &str) {
+        self.wrong(key, expected, true);
+    }
+
     /// Says that `keys` are known and without effect here, so that they are not warned about.
     pub fn accept_unused(&self, keys: &[&'static str]) {
         for key in keys {

@@ -48,6 +48,11 @@ impl RateLimit {
         routes.into_axum_router().layer(self).into()
     }
 
+    /// Takes a token if there is one now: for calls that do not wait. Whoever gets `false` refuses the call.
+    pub fn admits(&self) -> bool {
+        self.take(Instant::now()) == Some(Duration::ZERO)
+    }
+
     /// Takes a token at `now`: how long the call must wait, or `None` if it is refused.
     fn take(&self, now: Instant) -> Option<Duration> {
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);

@@ -30,14 +30,10 @@ pub(crate) enum Call {
     LeaveTask,
     ListHosts,
     LeaveHost,
-    PreheatImage,
-    StatImage,
-    PreheatFile,
-    StatFile,
 }
 
 /// Each call's name in the metrics.
-const CALLS: [(Call, &str); 11] = [
+const CALLS: [(Call, &str); 7] = [
     (Call::AnnouncePeer, "announce_peer"),
     (Call::StatPeer, "stat_peer"),
     (Call::LeavePeer, "leave_peer"),
@@ -45,10 +41,6 @@ const CALLS: [(Call, &str); 11] = [
     (Call::LeaveTask, "leave_task"),
     (Call::ListHosts, "list_hosts"),
     (Call::LeaveHost, "leave_host"),
-    (Call::PreheatImage, "preheat_image"),
-    (Call::StatImage, "stat_image"),
-    (Call::PreheatFile, "preheat_file"),
-    (Call::StatFile, "stat_file"),
 ];
 
 const PEER_LABELS: [&str; 3] = ["priority", "task_type", "host_type"];

@@ -1,6 +1,7 @@
 //! The calls of `scheduler.v2.Scheduler`, each to its part.
 //!
-//! Persistent tasks answer as a Dragonfly v2 scheduler without Redis does; cache tasks are not served yet and say so.
+//! Persistent tasks answer as a Dragonfly v2 scheduler without Redis does; cache tasks and jobs are not served yet and say
+//! so.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,7 +16,6 @@ use tonic::{Request, Response, Status, Streaming};
 use wire::scheduler_server::Scheduler;
 
 use super::announce_peer::{self, MESH_KEY};
-use super::preheat::PreheatService;
 use super::present::{self, Headers};
 use super::{convert, validate};
 use crate::brain;
@@ -33,17 +33,12 @@ type Never<M> = futures::stream::Empty<Result<M, Status>>;
 /// The service.
 pub(super) struct Service {
     parts: Arc<Parts>,
-    preheat: PreheatService,
     shutdown: Shutdown,
 }
 
 impl Service {
-    pub(super) fn new(parts: Arc<Parts>, preheat: PreheatService, shutdown: Shutdown) -> Self {
-        Self {
-            parts,
-            preheat,
-            shutdown,
-        }
+    pub(super) fn new(parts: Arc<Parts>, shutdown: Shutdown) -> Self {
+        Self { parts, shutdown }
     }
 
     /// Counts a call by its outcome.
@@ -398,33 +393,29 @@ impl Scheduler for Service {
 
     async fn preheat_image(
         &self,
-        request: Request<wire::PreheatImageRequest>,
+        _: Request<wire::PreheatImageRequest>,
     ) -> Result<Response<()>, Status> {
-        let outcome = self.preheat.preheat_image(request.into_inner()).await;
-        self.counted(Call::PreheatImage, outcome)
+        Err(unimplemented("preheat and stat jobs"))
     }
 
     async fn stat_image(
         &self,
-        request: Request<wire::StatImageRequest>,
+        _: Request<wire::StatImageRequest>,
     ) -> Result<Response<wire::StatImageResponse>, Status> {
-        let outcome = self.preheat.stat_image(request.into_inner()).await;
-        self.counted(Call::StatImage, outcome)
+        Err(unimplemented("preheat and stat jobs"))
     }
 
     async fn preheat_file(
         &self,
-        request: Request<wire::PreheatFileRequest>,
+        _: Request<wire::PreheatFileRequest>,
     ) -> Result<Response<()>, Status> {
-        let outcome = self.preheat.preheat_file(request.into_inner()).await;
-        self.counted(Call::PreheatFile, outcome)
+        Err(unimplemented("preheat and stat jobs"))
     }
 
     async fn stat_file(
         &self,
-        request: Request<wire::StatFileRequest>,
+        _: Request<wire::StatFileRequest>,
     ) -> Result<Response<wire::StatFileResponse>, Status> {
-        let outcome = self.preheat.stat_file(request.into_inner()).await;
-        self.counted(Call::StatFile, outcome)
+        Err(unimplemented("preheat and stat jobs"))
     }
 }

@@ -1,9 +1,11 @@
 //! Origins that speak HTTP or HTTPS.
 //!
 //! Reads are always GETs: signed URLs are often bound to the method, so a HEAD is sent only when a GET did not
-//! tell the length. HTTP/1.1 only, one connection per range: ranges read side by side then do not share
-//! one TCP window, as they would over HTTP/2. Redirects are followed here and not by the HTTP library, because each hop must pass the egress
+//! tell the length. They use HTTP/1.1 only, one connection per range: ranges read side by side then do not share
+//! one TCP window, as they would over HTTP/2. What is merely passed on ([`HttpSource::forward`]) may use HTTP/2. Redirects are followed here and not by the HTTP library, because each hop must pass the egress
 //! policy and shed the credentials meant for another origin.
+//!
+//! [`Upstream`] says what single origins need: trust roots, a client certificate, a proxy, credentials, another address.
 //!
 //! A changed content is recognised twice: by `If-Match` (or `If-Unmodified-Since` where there is no strong ETag) and by comparing
 //! every answer with the version seen first. `If-Range` is not used: its answer to a change is the whole new content, which we do not want.
@@ -13,10 +15,13 @@
 mod answer;
 mod clients;
 mod failure;
+mod forward;
 mod listing;
 mod options;
 mod outgoing;
 mod resolver;
+mod upstream;
+mod way;
 
 use ::http::{HeaderMap, Method, StatusCode, header};
 use async_trait::async_trait;
@@ -26,7 +31,12 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::debug;
 use url::Url;
 
+pub use forward::Forward;
 pub use options::{EncodedContent, HttpOptions, ProxyUse};
+/// The body of a forwarded request, and of the answer to it.
+pub use reqwest::Body as ForwardBody;
+pub use upstream::{ClientIdentity, Credentials, HostPattern, ParseHostError, Upstream};
+pub use way::{ParseProxyError, UpstreamProxy};
 
 use crate::content::BodyLimits;
 use crate::{
@@ -34,7 +44,7 @@ use crate::{
     SourceError, StallPhase, Version, Want,
 };
 use answer::Verdict;
-use clients::Clients;
+use clients::{Clients, Use};
 use outgoing::Outgoing;
 
 /// A body up to this length is read rather than dropped, so that its connection can be used again.
@@ -161,7 +171,9 @@ impl HttpSource {
         let mut url = location.unwrap_or_else(|| outgoing.url.clone());
         let mut crossed = false;
         for _ in 0..=self.options.redirects_max {
-            crossed |= !outgoing::same_origin(&url, &outgoing.url);
+            // What counts is who is contacted: an upstream that is rewritten may redirect to its new name.
+            let [here, first] = [&url, &outgoing.url].map(|url| self.clients.route(url).url);
+            crossed |= !outgoing::same_origin(&here, &first);
             let response = self
                 .send(request, &method, &url, outgoing.headers(crossed))
                 .await?;
@@ -188,16 +200,16 @@ impl HttpSource {
         url: &Url,
         headers: HeaderMap,
     ) -> Result<Response, SourceError> {
-        let host = url.host_str().unwrap_or_default();
-        if !self.options.egress.permits_host(host) {
-            return Err(SourceError::Denied {
-                url: Redacted::url(url),
-                host: host.to_owned(),
-            });
-        }
-        let client = self.clients.client_for(url, &request.trust_roots).await?;
+        let route = self.clients.route(url);
+        self.clients.check(&route).await?;
+        let client = self
+            .clients
+            .client_for(&route, Use::Reads, &request.trust_roots)
+            .await?;
+        let mut headers = headers;
+        route.add_credentials(&mut headers);
         let sent = client
-            .request(method.clone(), url.clone())
+            .request(method.clone(), route.url.clone())
             .headers(headers)
             .send();
         let limit = self.options.header_limit;

@@ -1,8 +1,10 @@
 //! Settings of the HTTP backend.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::upstream::Upstream;
 use crate::{EgressPolicy, RetryPolicy};
 
 /// Settings of the HTTP backend.
@@ -17,10 +19,14 @@ pub struct HttpOptions {
     pub trust_roots: Vec<Vec<u8>>,
     /// Hosts whose certificates are not verified; `*` means all of them. Empty by default: use it only where a CA cannot be given.
     pub unverified_hosts: Vec<String>,
-    /// Which addresses may be contacted.
+    /// What single origins need; the first that means a host holds for it.
+    pub upstreams: Vec<Upstream>,
+    /// Which addresses may be contacted. By default all but [`EgressPolicy::standard`] refuses.
     pub egress: EgressPolicy,
-    /// Whether an HTTP proxy stands in between.
+    /// Whether an HTTP proxy stands in between, where the upstream does not say so.
     pub proxy: ProxyUse,
+    /// Where a proxy of this process listens: it is never used as the proxy that the environment names.
+    pub own_addresses: Vec<SocketAddr>,
     /// Tries for passing failures.
     pub retry: RetryPolicy,
     /// Longest wait for a connection: name, TCP and TLS together.
@@ -40,8 +46,7 @@ pub struct HttpOptions {
 /// Whether requests go through an HTTP proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProxyUse {
-    /// As `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` say; never for loopback addresses. A proxy resolves
-    /// names itself, out of reach of an egress policy: with a restrictive one, the variables are ignored.
+    /// As `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` say; never for loopback addresses.
     Environment,
     /// Never.
     Direct,
@@ -63,8 +68,10 @@ impl Default for HttpOptions {
             request_header: HashMap::new(),
             trust_roots: Vec::new(),
             unverified_hosts: Vec::new(),
-            egress: EgressPolicy::allow_all(),
+            upstreams: Vec::new(),
+            egress: EgressPolicy::standard(),
             proxy: ProxyUse::Environment,
+            own_addresses: Vec::new(),
             retry: RetryPolicy::default(),
             connect_limit: Duration::from_secs(5),
             header_limit: Duration::from_secs(20),

@@ -22,38 +22,41 @@ pub(super) enum ResolveFailure {
     Denied { host: String },
 }
 
+/// The addresses of `host` that may be connected to; at least one. An address literal is its own answer.
+pub(super) async fn permitted_addresses(
+    egress: &EgressPolicy,
+    host: &str,
+    port: u16,
+) -> Result<Vec<SocketAddr>, ResolveFailure> {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let not_found = |reason: String| ResolveFailure::NotFound {
+        host: host.to_owned(),
+        reason,
+    };
+    let found: Vec<SocketAddr> = tokio::net::lookup_host((bare, port))
+        .await
+        .map_err(|error| not_found(error.to_string()))?
+        .collect();
+    if found.is_empty() {
+        return Err(not_found("it has no address".to_owned()));
+    }
+    let permitted: Vec<SocketAddr> = found
+        .into_iter()
+        .filter(|address| egress.permits_ip(address.ip()))
+        .collect();
+    if permitted.is_empty() {
+        return Err(ResolveFailure::Denied {
+            host: host.to_owned(),
+        });
+    }
+    Ok(permitted)
+}
+
 impl Resolve for PolicyResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let egress = self.egress.clone();
         Box::pin(async move {
-            let host = name.as_str().to_owned();
-            let looked_up = tokio::net::lookup_host((host.as_str(), 0))
-                .await
-                .map(Vec::from_iter);
-            let found: Vec<SocketAddr> = match looked_up {
-                Ok(found) => found,
-                Err(error) => {
-                    return Err(ResolveFailure::NotFound {
-                        host,
-                        reason: error.to_string(),
-                    }
-                    .into());
-                }
-            };
-            if found.is_empty() {
-                return Err(ResolveFailure::NotFound {
-                    host,
-                    reason: "it has no address".to_owned(),
-                }
-                .into());
-            }
-            let permitted: Vec<SocketAddr> = found
-                .into_iter()
-                .filter(|address| egress.permits_ip(address.ip()))
-                .collect();
-            if permitted.is_empty() {
-                return Err(ResolveFailure::Denied { host }.into());
-            }
+            let permitted = permitted_addresses(&egress, name.as_str(), 0).await?;
             let addresses: Addrs = Box::new(permitted.into_iter());
             Ok(addresses)
         })

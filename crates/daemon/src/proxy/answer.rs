@@ -1,0 +1,68 @@
+//! Answers of our own: what went wrong, whose fault it was, and what to do.
+
+use http::{HeaderValue, Response, StatusCode, header};
+use source::SourceError;
+
+use super::body::ProxyBody;
+
+/// Says in an answer that it is an error and whose.
+pub const ERROR_TYPE: &str = "x-dragonfly-error-type";
+
+/// Whose fault an error is, as `X-Dragonfly-Error-Type` names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorType {
+    /// The request, or this proxy.
+    Proxy,
+    /// The origin, or the way to it.
+    Backend,
+    /// The daemon behind the proxy.
+    Dfdaemon,
+}
+
+impl ErrorType {
+    /// The value of the header.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Proxy => "proxy",
+            Self::Backend => "backend",
+            Self::Dfdaemon => "dfdaemon",
+        }
+    }
+}
+
+/// An error with its text as a line.
+pub fn error(status: StatusCode, whose: ErrorType, text: &str) -> Response<ProxyBody> {
+    let mut response = Response::new(ProxyBody::full(format!("{text}\n")));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(ERROR_TYPE, HeaderValue::from_static(whose.name()));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    response
+}
+
+/// As [`error`], asking to come back in a second.
+pub fn busy(status: StatusCode, text: &str) -> Response<ProxyBody> {
+    let mut response = error(status, ErrorType::Proxy, text);
+    { response.headers_mut() }.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+/// What became of a request that was passed on and got no answer.
+pub fn unreachable(failure: &SourceError) -> Response<ProxyBody> {
+    let (status, whose) = match failure {
+        SourceError::Denied { .. } => (StatusCode::FORBIDDEN, ErrorType::Proxy),
+        SourceError::InvalidUrl { .. } | SourceError::InvalidHeader { .. } => {
+            (StatusCode::BAD_REQUEST, ErrorType::Proxy)
+        }
+        SourceError::Setup { .. } => (StatusCode::INTERNAL_SERVER_ERROR, ErrorType::Proxy),
+        SourceError::Stalled { .. } | SourceError::Deadline { .. } => {
+            (StatusCode::GATEWAY_TIMEOUT, ErrorType::Backend)
+        }
+        _ => (StatusCode::BAD_GATEWAY, ErrorType::Backend),
+    };
+    error(status, whose, &failure.to_string())
+}
