@@ -5,7 +5,6 @@
 //! and never across an await: answers are drafts that hold references, and become messages on the stream's own task.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -109,16 +108,6 @@ pub(crate) struct TriggerOrder {
     pub(crate) host_id: HostId,
     pub(crate) host: HostRecord,
     pub(crate) order: TaskRecord,
-}
-
-impl TriggerOrder {
-    /// Where the seed is asked: `host.ip:host.port`.
-    pub(crate) fn address(&self) -> Option<(IpAddr, u16)> {
-        Some((
-            self.host.ip.parse().ok()?,
-            u16::try_from(self.host.port).ok()?,
-        ))
-    }
 }
 
 impl Brain {

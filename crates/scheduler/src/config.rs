@@ -7,6 +7,8 @@ use std::time::Duration;
 use runtime::config::{ByteSize, ConfigError, Document, Loaded, Section};
 use runtime::tls::TlsFiles;
 use scheduling::Policy;
+use source::EgressPolicy;
+use source::http::HttpOptions;
 
 use crate::machine;
 
@@ -27,6 +29,8 @@ pub struct Config {
     pub cluster_id: u64,
     /// Mutual TLS towards seed peers (`seedPeer.tls`).
     pub seed_peer_tls: Option<TlsFiles>,
+    /// Which addresses the scheduler itself may connect to on behalf of a preheat (`egress`, not a key of Dragonfly v2).
+    pub egress: EgressPolicy,
     /// How often the dynamic configuration is read again (`dynConfig.refreshInterval`).
     pub dynconfig_interval: Duration,
     /// The local dynamic configuration, used only without a manager; made with defaults if it is missing.
@@ -123,6 +127,7 @@ impl Default for Config {
             manager: None,
             cluster_id: 1,
             seed_peer_tls: None,
+            egress: EgressPolicy::default(),
             dynconfig_interval: Duration::from_secs(60),
             dynconfig_file: PathBuf::from(DYNCONFIG_FILE),
             metrics: None,
@@ -132,6 +137,13 @@ impl Default for Config {
 }
 
 impl Config {
+    /// How registries are spoken to.
+    pub(crate) fn http_options(&self) -> HttpOptions {
+        let mut http = HttpOptions::default();
+        http.egress = self.egress.clone();
+        http
+    }
+
     /// Reads a `scheduler.yaml`.
     ///
     /// # Errors
@@ -171,6 +183,7 @@ impl Config {
             ),
             manager: read_manager(&manager_section),
             seed_peer_tls: read_seed_peer(&root.section("seedPeer")),
+            egress: defaults.egress,
             dynconfig_interval: root.section("dynConfig").checked(
                 "refreshInterval",
                 defaults.dynconfig_interval,

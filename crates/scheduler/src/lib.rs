@@ -24,11 +24,13 @@
 mod brain;
 mod cli;
 mod config;
+mod daemons;
 mod dynconfig;
 mod machine;
 mod membership;
 mod metrics;
 mod parts;
+mod preheat;
 mod rpc;
 mod seeds;
 mod service;

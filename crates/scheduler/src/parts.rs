@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::brain::Brain;
 use crate::dynconfig::Current;
 use crate::metrics::Metrics;
+use crate::preheat::Preheats;
 use crate::seeds::Probe;
 
 /// The shared parts of one scheduler.
@@ -15,6 +16,8 @@ pub(crate) struct Parts {
     pub(crate) metrics: Arc<Metrics>,
     /// Has the seed hosts looked at, out of turn.
     pub(crate) probe: Arc<Probe>,
+    /// Carries preheats out.
+    pub(crate) preheats: Preheats,
     /// The scheduler cluster, which every host is entered with.
     pub(crate) cluster_id: u64,
 }

@@ -4,28 +4,23 @@
 //! it serves is asked. Asking is a `DfdaemonUpload/DownloadTask` call that lasts as long as the download; the scheduler
 //! reads it only to learn how it ends.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dragonfly_api::common::v2::Download;
 use dragonfly_api::dfdaemon::v2::DownloadTaskRequest;
-use dragonfly_api::dfdaemon::v2::dfdaemon_upload_client::DfdaemonUploadClient;
 use futures::StreamExt;
-use parking_lot::Mutex;
 use protocol::{HostId, HostRole};
-use runtime::grpc::{ClientOptions, channel, is_serving};
+use runtime::grpc::is_serving;
 use runtime::shutdown::Shutdown;
-use runtime::tls::TlsMaterial;
-use scheduling::{Event, SourceFailure, TriggerFailure};
-use serde::Deserialize;
+use scheduling::{Event, TriggerFailure};
 use tokio::sync::{Notify, Semaphore, mpsc};
-use tonic::transport::Channel;
-use tonic::{Code, Status};
+use tonic::Status;
 use tracing::{debug, info, warn};
 
 use crate::brain::{Brain, TriggerOrder};
+use crate::daemons::{Daemons, address_of, origin_failure};
 
 /// How often all seeds are looked at.
 const PROBE_INTERVAL: Duration = Duration::from_secs(30);
@@ -33,8 +28,6 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(30);
 const PROBE_MAX: Duration = Duration::from_secs(2);
 /// Seeds that are looked at together.
 const PROBES_AT_ONCE: usize = 64;
-/// How long connecting to a seed may take: less than the time it has to register.
-const CONNECT_MAX: Duration = Duration::from_millis(1500);
 /// Calls to seeds at once. One more counts as failed, and a peer reads the origin.
 const CALLS_MAX: usize = 4096;
 /// A seed that says nothing for so long about a download that it was asked for is listened to no more.
@@ -55,9 +48,8 @@ impl Probe {
 pub(crate) struct Seeds {
     brain: Arc<Brain>,
     probe: Arc<Probe>,
-    options: ClientOptions,
-    /// Open connections; entries of seeds that are no longer known are dropped with each look.
-    channels: Mutex<HashMap<SocketAddr, Channel>>,
+    /// Those to seeds that are no longer known are closed with each look.
+    daemons: Arc<Daemons>,
     calls: Arc<Semaphore>,
 }
 
@@ -68,19 +60,11 @@ struct Candidate {
 }
 
 impl Seeds {
-    pub(crate) fn new(brain: Arc<Brain>, probe: Arc<Probe>, tls: Option<TlsMaterial>) -> Self {
-        // The call lasts as long as the download; what bounds it is written beside each wait.
-        let options = ClientOptions {
-            connect_timeout: CONNECT_MAX,
-            request_timeout: None,
-            tls,
-            ..ClientOptions::default()
-        };
+    pub(crate) fn new(brain: Arc<Brain>, probe: Arc<Probe>, daemons: Arc<Daemons>) -> Self {
         Self {
             brain,
             probe,
-            options,
-            channels: Mutex::default(),
+            daemons,
             calls: Arc::new(Semaphore::new(CALLS_MAX)),
         }
     }
@@ -106,11 +90,10 @@ impl Seeds {
     /// The seeds that say that they serve.
     async fn look(&self) -> Vec<HostId> {
         let candidates = self.candidates();
-        self.channels
-            .lock()
-            .retain(|address, _| candidates.iter().any(|seed| seed.address == *address));
+        self.daemons
+            .retain(|address| candidates.iter().any(|seed| seed.address == *address));
         let probes = futures::stream::iter(candidates).map(|seed| async move {
-            let serves = match self.channel(seed.address) {
+            let serves = match self.daemons.channel(seed.address) {
                 Some(channel) => is_serving(channel, "", PROBE_MAX).await,
                 None => false,
             };
@@ -134,11 +117,9 @@ impl Seeds {
                 .hosts()
                 .filter(|host| host.role == HostRole::Seed && !host.disable_shared);
             let candidates = seeds.filter_map(|host| {
-                let ip = host.data.ip.parse().ok()?;
-                let port = u16::try_from(host.data.port).ok()?;
                 Some(Candidate {
                     id: host.id.clone(),
-                    address: SocketAddr::new(ip, port),
+                    address: address_of(&host.data)?,
                 })
             });
             candidates.collect()
@@ -178,16 +159,14 @@ impl Seeds {
 
     async fn ask(&self, order: &TriggerOrder) -> Result<(), TriggerFailure> {
         let (task_id, host_id) = (&order.task_id, &order.host_id);
-        let address = order.address().map(SocketAddr::from);
-        let channel = address
-            .and_then(|address| self.channel(address))
+        let mut client = self
+            .daemons
+            .upload(&order.host)
             .ok_or(TriggerFailure::Seed)?;
         let request = DownloadTaskRequest {
             download: Some(order_for_seed(&order.order)),
         };
         debug!(%task_id, %host_id, "seed peer asked");
-        let mut client = DfdaemonUploadClient::new(channel)
-            .max_decoding_message_size(runtime::grpc::MESSAGE_LEN_MAX);
         let outcome = async {
             let mut progress = client.download_task(request).await?.into_inner();
             loop {
@@ -201,26 +180,8 @@ impl Seeds {
         };
         outcome.await.map_err(|status: Status| {
             warn!(%task_id, %host_id, code = ?status.code(), error = status.message(), "seed peer did not fetch the task");
-            failure_of(&status)
+            origin_failure(&status).map_or(TriggerFailure::Seed, TriggerFailure::Origin)
         })
-    }
-
-    fn channel(&self, address: SocketAddr) -> Option<Channel> {
-        let mut channels = self.channels.lock();
-        if let Some(open) = channels.get(&address) {
-            return Some(open.clone());
-        }
-        let opened = channel(&address.to_string(), &self.options);
-        match opened {
-            Ok(opened) => {
-                channels.insert(address, opened.clone());
-                Some(opened)
-            }
-            Err(error) => {
-                warn!(%address, %error, "seed peer cannot be connected");
-                None
-            }
-        }
     }
 }
 
@@ -236,42 +197,9 @@ fn order_for_seed(order: &Download) -> Download {
     }
 }
 
-/// What a daemon puts into the details of a status when the origin failed it (daemon sheet, section 6.3).
-#[derive(Deserialize)]
-struct OriginDetails {
-    message: String,
-    status_code: Option<u16>,
-}
-
-fn failure_of(status: &Status) -> TriggerFailure {
-    let details = serde_json::from_slice::<OriginDetails>(status.details());
-    match details {
-        Ok(details) if status.code() == Code::Internal => TriggerFailure::Origin(SourceFailure {
-            status: details.status_code,
-            message: details.message,
-        }),
-        _ => TriggerFailure::Seed,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_origins_failure_is_read_from_the_details() {
-        let json = br#"{"message":"gone","header":{"a":"b"},"status_code":404}"#;
-        let status = Status::with_details(Code::Internal, "x", json.to_vec().into());
-        let failure = SourceFailure {
-            status: Some(404),
-            message: "gone".to_owned(),
-        };
-        assert_eq!(failure_of(&status), TriggerFailure::Origin(failure));
-        assert_eq!(
-            failure_of(&Status::internal("disk full")),
-            TriggerFailure::Seed
-        );
-    }
 
     #[test]
     fn a_seed_is_told_to_read_the_origin() {

@@ -14,10 +14,12 @@ use tracing::info;
 
 use crate::brain::{self, Brain, TriggerOrder};
 use crate::config::Config;
+use crate::daemons::Daemons;
 use crate::dynconfig::{Follower, ManagerSource, Source};
 use crate::membership::Member;
 use crate::metrics::{Metrics, PerHost};
 use crate::parts::Parts;
+use crate::preheat::Preheats;
 use crate::rpc;
 use crate::seeds::Seeds;
 
@@ -91,7 +93,16 @@ impl Scheduler {
             PerHost::Not
         };
         let (brain, orders) = Brain::new(config.policy.clone(), fastrand::u64(..));
+        let daemons = Arc::new(Daemons::new(read_tls(config.seed_peer_tls.as_ref())?));
+        let registries = registry::Client::new(config.http_options())
+            .map_err(|error| StartError::Internal(error.to_string()))?;
+        let preheats = Preheats::new(
+            daemons.clone(),
+            Arc::new(registries),
+            config.server.advertise_ip.to_string(),
+        );
         let parts = Arc::new(Parts {
+            preheats,
             brain: brain.clone(),
             dynconfig: Arc::default(),
             metrics: Arc::new(
@@ -102,7 +113,7 @@ impl Scheduler {
         });
         let routes = rpc::routes(parts.clone(), config.server.request_rate_limit, shutdown)
             .map_err(StartError::Internal)?;
-        spawn_seeds(&config, &parts, orders, shutdown)?;
+        spawn_seeds(daemons, &parts, orders, shutdown);
         spawn_configuration(&config, &parts, grpc_addr, shutdown)?;
         shutdown.spawn("scheduler timer", brain::keep_time(brain, shutdown.clone()));
         if let Some(listener) = metrics_listener {
@@ -138,16 +149,18 @@ impl Scheduler {
 
 /// Starts what looks at seeds and asks them.
 fn spawn_seeds(
-    config: &Config,
+    daemons: Arc<Daemons>,
     parts: &Arc<Parts>,
     orders: mpsc::Receiver<TriggerOrder>,
     shutdown: &Shutdown,
-) -> Result<(), StartError> {
-    let tls = read_tls(config.seed_peer_tls.as_ref())?;
-    let seeds = Arc::new(Seeds::new(parts.brain.clone(), parts.probe.clone(), tls));
+) {
+    let seeds = Arc::new(Seeds::new(
+        parts.brain.clone(),
+        parts.probe.clone(),
+        daemons,
+    ));
     shutdown.spawn_until_begun("seed probes", seeds.clone().watch());
     shutdown.spawn_until_begun("seed triggers", seeds.trigger(orders, shutdown.clone()));
-    Ok(())
 }
 
 /// Starts what follows the dynamic configuration, and the membership with the manager, if there is one.

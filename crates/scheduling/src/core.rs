@@ -138,6 +138,11 @@ impl<H, T> Core<H, T> {
         self.hosts.iter().map(|(_, host)| host)
     }
 
+    /// The seed host that is asked for this task before any other; `None` while none can be asked.
+    pub fn seed_for(&self, task: &TaskId) -> Option<&Host<H>> {
+        self.host(self.seed_ring.owner(task, |_| true)?)
+    }
+
     /// How many seed hosts can be asked for work.
     pub fn available_seed_count(&self) -> usize {
         self.seed_ring.len()

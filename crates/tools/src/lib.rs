@@ -6,11 +6,13 @@
 //!
 //! - [`dfget`] downloads files.
 //! - [`dfctl`] looks after a daemon and a cluster: tasks, checks.
+//! - [`dfinit`] makes the container runtime of this host pull through the daemon.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod connection;
 pub mod dfctl;
 pub mod dfget;
+pub mod dfinit;
 mod failure;
 mod logging;
 mod origin;

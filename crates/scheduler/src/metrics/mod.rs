@@ -30,10 +30,14 @@ pub(crate) enum Call {
     LeaveTask,
     ListHosts,
     LeaveHost,
+    PreheatImage,
+    StatImage,
+    PreheatFile,
+    StatFile,
 }
 
 /// Each call's name in the metrics.
-const CALLS: [(Call, &str); 7] = [
+const CALLS: [(Call, &str); 11] = [
     (Call::AnnouncePeer, "announce_peer"),
     (Call::StatPeer, "stat_peer"),
     (Call::LeavePeer, "leave_peer"),
@@ -41,6 +45,10 @@ const CALLS: [(Call, &str); 7] = [
     (Call::LeaveTask, "leave_task"),
     (Call::ListHosts, "list_hosts"),
     (Call::LeaveHost, "leave_host"),
+    (Call::PreheatImage, "preheat_image"),
+    (Call::StatImage, "stat_image"),
+    (Call::PreheatFile, "preheat_file"),
+    (Call::StatFile, "stat_file"),
 ];
 
 const PEER_LABELS: [&str; 3] = ["priority", "task_type", "host_type"];

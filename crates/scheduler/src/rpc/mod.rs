@@ -1,7 +1,8 @@
-//! The gRPC edge: `scheduler.v2.Scheduler`, health and reflection.
+//! The gRPC edge: `scheduler.v2.Scheduler`, our `dragonfly.preheat.v1.Preheat`, health and reflection.
 
 mod announce_peer;
 mod convert;
+mod preheat;
 mod present;
 mod service;
 mod status;
@@ -9,6 +10,7 @@ mod validate;
 
 use std::sync::Arc;
 
+use api::preheat::preheat_server::PreheatServer;
 use dragonfly_api::scheduler::v2::scheduler_server::SchedulerServer;
 use runtime::grpc::{CallCounter, MESSAGE_LEN_MAX, RateLimit};
 use runtime::shutdown::Shutdown;
@@ -35,10 +37,14 @@ pub(crate) fn routes(parts: Arc<Parts>, rate: f64, shutdown: &Shutdown) -> Resul
     let counter = CallCounter::new(parts.metrics.registry(), &descriptors, &services)
         .map_err(|error| error.to_string())?;
     let reflection = runtime::grpc::reflection(&descriptors).map_err(|error| error.to_string())?;
-    let scheduler = SchedulerServer::new(service::Service::new(parts, shutdown.clone()))
+    let watched = preheat::PreheatService::new(parts.clone(), shutdown.clone());
+    let service = service::Service::new(parts, watched.clone(), shutdown.clone());
+    let scheduler = SchedulerServer::new(service)
         .max_decoding_message_size(MESSAGE_LEN_MAX)
         .max_encoding_message_size(MESSAGE_LEN_MAX);
+    let preheat = PreheatServer::new(watched);
     let routes = Routes::new(scheduler)
+        .add_service(preheat)
         .add_service(health)
         .add_service(reflection);
     // What is added last is met first.

@@ -1,7 +1,6 @@
 //! The calls of `scheduler.v2.Scheduler`, each to its part.
 //!
-//! Persistent tasks answer as a Dragonfly v2 scheduler without Redis does; cache tasks and jobs are not served yet and say
-//! so.
+//! Persistent tasks answer as a Dragonfly v2 scheduler without Redis does; cache tasks are not served yet and say so.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,6 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 use wire::scheduler_server::Scheduler;
 
 use super::announce_peer::{self, MESH_KEY};
+use super::preheat::PreheatService;
 use super::present::{self, Headers};
 use super::{convert, validate};
 use crate::brain;
@@ -33,12 +33,17 @@ type Never<M> = futures::stream::Empty<Result<M, Status>>;
 /// The service.
 pub(super) struct Service {
     parts: Arc<Parts>,
+    preheat: PreheatService,
     shutdown: Shutdown,
 }
 
 impl Service {
-    pub(super) fn new(parts: Arc<Parts>, shutdown: Shutdown) -> Self {
-        Self { parts, shutdown }
+    pub(super) fn new(parts: Arc<Parts>, preheat: PreheatService, shutdown: Shutdown) -> Self {
+        Self {
+            parts,
+            preheat,
+            shutdown,
+        }
     }
 
     /// Counts a call by its outcome.
@@ -393,29 +398,33 @@ impl Scheduler for Service {
 
     async fn preheat_image(
         &self,
-        _: Request<wire::PreheatImageRequest>,
+        request: Request<wire::PreheatImageRequest>,
     ) -> Result<Response<()>, Status> {
-        Err(unimplemented("preheat and stat jobs"))
+        let outcome = self.preheat.preheat_image(request.into_inner()).await;
+        self.counted(Call::PreheatImage, outcome)
     }
 
     async fn stat_image(
         &self,
-        _: Request<wire::StatImageRequest>,
+        request: Request<wire::StatImageRequest>,
     ) -> Result<Response<wire::StatImageResponse>, Status> {
-        Err(unimplemented("preheat and stat jobs"))
+        let outcome = self.preheat.stat_image(request.into_inner()).await;
+        self.counted(Call::StatImage, outcome)
     }
 
     async fn preheat_file(
         &self,
-        _: Request<wire::PreheatFileRequest>,
+        request: Request<wire::PreheatFileRequest>,
     ) -> Result<Response<()>, Status> {
-        Err(unimplemented("preheat and stat jobs"))
+        let outcome = self.preheat.preheat_file(request.into_inner()).await;
+        self.counted(Call::PreheatFile, outcome)
     }
 
     async fn stat_file(
         &self,
-        _: Request<wire::StatFileRequest>,
+        request: Request<wire::StatFileRequest>,
     ) -> Result<Response<wire::StatFileResponse>, Status> {
-        Err(unimplemented("preheat and stat jobs"))
+        let outcome = self.preheat.stat_file(request.into_inner()).await;
+        self.counted(Call::StatFile, outcome)
     }
 }

@@ -9,7 +9,7 @@ use tonic::Status;
 const URL_LEN_MAX: usize = 64 * 1024;
 
 /// Piece lengths that a caller may ask for.
-const PIECE_LEN: std::ops::RangeInclusive<u64> = 4 << 20..=64 << 20;
+pub(super) const PIECE_LEN: std::ops::RangeInclusive<u64> = 4 << 20..=64 << 20;
 
 /// A port that a daemon may announce.
 const PORT: std::ops::RangeInclusive<i32> = 1024..=65534;

@@ -1,0 +1,137 @@
+//! The Docker engine: `daemon.json`.
+//!
+//! As in v2 the engine goes through the daemon as its forward proxy: every pull, without falling back, and HTTPS only if the engine
+//! trusts the CA of the proxy. The other way (`mode: mirror`) is a registry mirror: Docker Hub only, but the engine goes on by
+//! itself when the daemon is away, and needs no CA.
+
+use serde_json::{Map, Value, json};
+
+use super::config::{DockerConfig, DockerMode};
+use super::detect::Runtime;
+use super::plan::{self, Edit, Plan, Refusal, Unclear};
+
+pub(super) fn plan(
+    runtime: &Runtime,
+    settings: &DockerConfig,
+    proxy: &str,
+    wrote_before: bool,
+) -> Result<Plan, Refusal> {
+    let path = &runtime.config;
+    let before = plan::read(path)?;
+    let after = edit(before.as_deref(), settings.mode, proxy, wrote_before)
+        .map_err(|unclear| unclear.at(path))?;
+    let note = match settings.mode {
+        DockerMode::Proxies => {
+            "docker now needs the daemon for every pull, and must trust the CA of its proxy (`dfctl ca install`)"
+        }
+        DockerMode::Mirror => {
+            "docker asks mirrors for images of Docker Hub only: the daemon's proxy.registryMirror.addr must be Docker Hub's address, as it is unless configured"
+        }
+    };
+    Ok(Plan {
+        runtime: runtime.clone(),
+        edits: vec![Edit {
+            path: path.clone(),
+            before,
+            after,
+            needs_restart: true,
+        }],
+        notes: vec![note.to_owned()],
+    })
+}
+
+/// The text that `daemon.json` shall have. `wrote_before`: an earlier run has edited it, so that a proxy that it names is ours.
+fn edit(
+    before: Option<&str>,
+    mode: DockerMode,
+    proxy: &str,
+    wrote_before: bool,
+) -> Result<String, Unclear> {
+    let text = before.unwrap_or("");
+    let mut settings: Map<String, Value> = match text.trim() {
+        "" => Map::new(),
+        text => serde_json::from_str(text).map_err(|error| Unclear::syntax("JSON", &error))?,
+    };
+    let unchanged = settings.clone();
+    match mode {
+        DockerMode::Proxies => set_proxies(&mut settings, proxy, wrote_before)?,
+        DockerMode::Mirror => set_mirror(&mut settings, proxy)?,
+    }
+    if settings == unchanged && before.is_some() {
+        return Ok(text.to_owned());
+    }
+    Ok(written(&settings, indent_of(text)))
+}
+
+fn set_proxies(
+    settings: &mut Map<String, Value>,
+    proxy: &str,
+    wrote_before: bool,
+) -> Result<(), Unclear> {
+    let proxies = settings.entry("proxies").or_insert_with(|| json!({}));
+    let Some(proxies) = proxies.as_object_mut() else {
+        return Err(Unclear::new(
+            "its proxies are not an object",
+            "repair it, then try again",
+        ));
+    };
+    for key in ["http-proxy", "https-proxy"] {
+        match proxies.get(key).and_then(Value::as_str) {
+            Some(other) if other != proxy && !other.is_empty() && !wrote_before => {
+                return Err(Unclear::new(
+                    format!("docker already goes through {other} ({key})"),
+                    "give that one to the Dragonfly daemon as its way to the registries, remove it here, then try again",
+                ));
+            }
+            _ => {
+                proxies.insert(key.to_owned(), json!(proxy));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn set_mirror(settings: &mut Map<String, Value>, proxy: &str) -> Result<(), Unclear> {
+    let mirrors = settings
+        .entry("registry-mirrors")
+        .or_insert_with(|| json!([]));
+    let Some(mirrors) = mirrors.as_array_mut() else {
+        return Err(Unclear::new(
+            "its registry-mirrors are not a list",
+            "repair it, then try again",
+        ));
+    };
+    let is_ours = |mirror: &Value| {
+        mirror
+            .as_str()
+            .is_some_and(|mirror| mirror.trim_end_matches('/') == proxy)
+    };
+    if !mirrors.first().is_some_and(is_ours) {
+        mirrors.retain(|mirror| !is_ours(mirror));
+        mirrors.insert(0, json!(proxy));
+    }
+    Ok(())
+}
+
+/// The indentation of the first key, or two blanks.
+fn indent_of(text: &str) -> &str {
+    let line = text.lines().find(|line| line.trim_start().starts_with('"'));
+    let indent = line.map_or("", |line| &line[..line.len() - line.trim_start().len()]);
+    if indent.is_empty() { "  " } else { indent }
+}
+
+fn written(settings: &Map<String, Value>, indent: &str) -> String {
+    use serde::Serialize;
+    let mut bytes = Vec::new();
+    let style = serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes());
+    let mut writer = serde_json::Serializer::with_formatter(&mut bytes, style);
+    settings
+        .serialize(&mut writer)
+        .expect("a JSON object can be written to memory");
+    bytes.push(b'\n');
+    String::from_utf8(bytes).expect("JSON is UTF-8")
+}
+
+#[cfg(test)]
+#[path = "tests/docker.rs"]
+mod tests;

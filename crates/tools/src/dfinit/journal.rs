@@ -1,0 +1,376 @@
+//! What was changed and how it was before: the folder from which `dfinit undo` restores.
+//!
+//! A file is kept once, before its first change, so that any number of runs can be undone. The order of writes: the copies, the journal
+//! that names them, and only then the files themselves. Whatever is missing after a crash, each file is either as it was or has its
+//! copy, and a restart that is due is still known.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use protocol::{Digest, DigestAlgorithm};
+use serde::{Deserialize, Serialize};
+
+use super::plan::Edit;
+
+const JOURNAL: &str = "journal.json";
+/// The version of the journal's format.
+const FORMAT: u32 = 1;
+
+/// Something could not be written or restored.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum JournalError {
+    #[error("cannot {what} {}: {error}", path.display())]
+    File {
+        what: &'static str,
+        path: PathBuf,
+        error: io::Error,
+    },
+    #[error("the journal {} is damaged ({reason}): the copies of the files lie beside it; restore them by hand and remove the folder", path.display())]
+    Damaged { path: PathBuf, reason: String },
+    #[error(
+        "somebody else has changed {} since dfinit did: nothing was restored: look at `diff`, then say --force to lose these changes; the former files are in {}",
+        names(.files), folder.display()
+    )]
+    ChangedSince {
+        files: Vec<PathBuf>,
+        folder: PathBuf,
+    },
+}
+
+fn names(files: &[PathBuf]) -> String {
+    let names: Vec<String> = files
+        .iter()
+        .map(|file| file.display().to_string())
+        .collect();
+    names.join(", ")
+}
+
+/// The journal of one host.
+#[derive(Debug)]
+pub(super) struct Journal {
+    folder: PathBuf,
+    content: Content,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Content {
+    format: u32,
+    files: Vec<Record>,
+    /// Runtimes that have not been restarted since a change that they do not see otherwise, and when that was.
+    restart_due: BTreeMap<String, SystemTime>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Record {
+    path: PathBuf,
+    /// The runtime that has to be restarted when the file changes.
+    restarts: Option<String>,
+    /// `None` if there was no file.
+    original: Option<Original>,
+    /// SHA-256 of what was written last.
+    written: String,
+    /// Whether what was there before the last write was neither ours nor the original.
+    changed_between: bool,
+    /// Whether the runtime has been restarted since the first write, so that it knows of it.
+    known: bool,
+    /// Folders that were made for it, the outermost first.
+    folders: Vec<PathBuf>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Original {
+    /// The copy's name in the journal's folder.
+    copy: String,
+    sha256: String,
+}
+
+impl Journal {
+    /// Opens the journal in `folder`, which need not be there.
+    pub(super) fn open(folder: &Path) -> Result<Self, JournalError> {
+        let path = folder.join(JOURNAL);
+        let content = match fs::read(&path) {
+            Ok(bytes) => {
+                let content: Content =
+                    serde_json::from_slice(&bytes).map_err(|error| JournalError::Damaged {
+                        path: path.clone(),
+                        reason: error.to_string(),
+                    })?;
+                if content.format != FORMAT {
+                    return Err(JournalError::Damaged {
+                        path,
+                        reason: format!("its format is {}, expected {FORMAT}", content.format),
+                    });
+                }
+                content
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Content {
+                format: FORMAT,
+                ..Content::default()
+            },
+            Err(error) => return Err(failed("read", &path, error)),
+        };
+        Ok(Self {
+            folder: folder.to_owned(),
+            content,
+        })
+    }
+
+    /// Whether an earlier run has written `path`.
+    pub(super) fn wrote(&self, path: &Path) -> bool {
+        self.content.files.iter().any(|record| record.path == path)
+    }
+
+    /// Whether `runtime` has to be restarted, for what this run or an earlier one did.
+    pub(super) fn is_restart_due(&self, runtime: &str) -> bool {
+        self.content.restart_due.contains_key(runtime)
+    }
+
+    /// Notes when `runtime` has started last: a restart that somebody else has done since is not asked for again, or each run would
+    /// ask for one.
+    pub(super) fn hear_started(
+        &mut self,
+        runtime: &str,
+        started: SystemTime,
+    ) -> Result<(), JournalError> {
+        match self.content.restart_due.get(runtime) {
+            Some(due) if started > *due => self.restarted(runtime),
+            _ => Ok(()),
+        }
+    }
+
+    /// Writes the files. `runtime` is restarted for those that need it.
+    pub(super) fn apply(&mut self, edits: &[(&str, &Edit)]) -> Result<(), JournalError> {
+        let edits: Vec<_> = edits.iter().filter(|(_, edit)| edit.changes()).collect();
+        if edits.is_empty() {
+            return Ok(());
+        }
+        fs::create_dir_all(&self.folder)
+            .map_err(|error| failed("make the folder", &self.folder, error))?;
+        for (runtime, edit) in &edits {
+            self.remember(runtime, edit)?;
+        }
+        self.save()?;
+        for (_, edit) in &edits {
+            for folder in missing_folders(&edit.path) {
+                fs::create_dir(&folder)
+                    .map_err(|error| failed("make the folder", &folder, error))?;
+            }
+            replace(&edit.path, edit.after.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn remember(&mut self, runtime: &str, edit: &Edit) -> Result<(), JournalError> {
+        let written = sha256(edit.after.as_bytes());
+        if edit.needs_restart {
+            self.content
+                .restart_due
+                .insert(runtime.to_owned(), SystemTime::now());
+        }
+        let now = edit.before.as_ref().map(|text| sha256(text.as_bytes()));
+        if let Some(record) = self
+            .content
+            .files
+            .iter_mut()
+            .find(|record| record.path == edit.path)
+        {
+            let original = record
+                .original
+                .as_ref()
+                .map(|original| original.sha256.clone());
+            record.changed_between |= now.as_ref() != Some(&record.written) && now != original;
+            record.written = written;
+            return Ok(());
+        }
+        let original = match &edit.before {
+            None => None,
+            Some(_) => Some(self.copy(&edit.path)?),
+        };
+        self.content.files.push(Record {
+            path: edit.path.clone(),
+            restarts: edit.needs_restart.then(|| runtime.to_owned()),
+            original,
+            written,
+            changed_between: false,
+            known: false,
+            folders: missing_folders(&edit.path),
+        });
+        Ok(())
+    }
+
+    fn copy(&self, path: &Path) -> Result<Original, JournalError> {
+        let bytes = fs::read(path).map_err(|error| failed("read", path, error))?;
+        let name = path
+            .file_name()
+            .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+        let copy = format!("{}-{name}", self.content.files.len() + 1);
+        let target = self.folder.join(&copy);
+        write_new(&target, &bytes, fs::metadata(path).ok().as_ref())
+            .map_err(|error| failed("write the copy", &target, error))?;
+        Ok(Original {
+            copy,
+            sha256: sha256(&bytes),
+        })
+    }
+
+    /// Restores every file. Returns them, the last written first.
+    pub(super) fn undo(&mut self, force: bool) -> Result<Vec<PathBuf>, JournalError> {
+        let changed: Vec<PathBuf> = self
+            .content
+            .files
+            .iter()
+            .filter(|record| !record.is_known())
+            .map(|record| record.path.clone())
+            .collect();
+        if !changed.is_empty() && !force {
+            return Err(JournalError::ChangedSince {
+                files: changed,
+                folder: self.folder.clone(),
+            });
+        }
+        let mut restored = Vec::new();
+        let mut due = BTreeMap::new();
+        for record in self.content.files.iter().rev() {
+            if record.restore(&self.folder)? {
+                restored.push(record.path.clone());
+                let knows = record.restarts.clone().filter(|_| record.known);
+                due.extend(knows.map(|runtime| (runtime, SystemTime::now())));
+            }
+        }
+        // Who was not restarted since the first change has never seen any.
+        self.content.restart_due = due;
+        for record in std::mem::take(&mut self.content.files) {
+            if let Some(original) = record.original {
+                let _ = fs::remove_file(self.folder.join(original.copy));
+            }
+        }
+        self.save()?;
+        Ok(restored)
+    }
+
+    /// A runtime was restarted.
+    pub(super) fn restarted(&mut self, runtime: &str) -> Result<(), JournalError> {
+        self.content.restart_due.remove(runtime);
+        for record in &mut self.content.files {
+            record.known |= record.restarts.as_deref() == Some(runtime);
+        }
+        self.save()
+    }
+
+    fn save(&self) -> Result<(), JournalError> {
+        let path = self.folder.join(JOURNAL);
+        if self.content.files.is_empty() && self.content.restart_due.is_empty() {
+            return match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(failed("remove", &path, error))
+                }
+                _ => {
+                    // It stays if somebody put something there.
+                    let _ = fs::remove_dir(&self.folder);
+                    Ok(())
+                }
+            };
+        }
+        let bytes = serde_json::to_vec_pretty(&self.content).expect("the journal is plain data");
+        fs::create_dir_all(&self.folder)
+            .map_err(|error| failed("make the folder", &self.folder, error))?;
+        replace(&path, &bytes)
+    }
+}
+
+impl Record {
+    /// Whether the file is as it was or as it was written last, and nobody else's change is under that.
+    fn is_known(&self) -> bool {
+        let now = fs::read(&self.path).ok().map(|bytes| sha256(&bytes));
+        let original = self
+            .original
+            .as_ref()
+            .map(|original| original.sha256.clone());
+        now == original || (now.as_ref() == Some(&self.written) && !self.changed_between)
+    }
+
+    /// Returns whether the file was not as it was already.
+    fn restore(&self, folder: &Path) -> Result<bool, JournalError> {
+        let now = fs::read(&self.path).ok().map(|bytes| sha256(&bytes));
+        let changed = match &self.original {
+            Some(original) if now.as_ref() == Some(&original.sha256) => false,
+            Some(original) => {
+                let copy = folder.join(&original.copy);
+                let bytes =
+                    fs::read(&copy).map_err(|error| failed("read the copy", &copy, error))?;
+                replace(&self.path, &bytes)?;
+                true
+            }
+            None => match fs::remove_file(&self.path) {
+                Ok(()) => true,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+                Err(error) => return Err(failed("remove", &self.path, error)),
+            },
+        };
+        for made in self.folders.iter().rev() {
+            // A folder that holds something else by now stays.
+            let _ = fs::remove_dir(made);
+        }
+        Ok(changed)
+    }
+}
+
+fn failed(what: &'static str, path: &Path, error: io::Error) -> JournalError {
+    JournalError::File {
+        what,
+        path: path.to_owned(),
+        error,
+    }
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Digest::of(DigestAlgorithm::Sha256, bytes).encoded()
+}
+
+/// The folders above `path` that are not there, the outermost first.
+fn missing_folders(path: &Path) -> Vec<PathBuf> {
+    let mut missing: Vec<PathBuf> = path
+        .ancestors()
+        .skip(1)
+        .take_while(|folder| !folder.exists())
+        .map(Path::to_owned)
+        .collect();
+    missing.reverse();
+    missing
+}
+
+/// Gives the file `bytes` in one step. It keeps its mode and owner; a symbolic link stays one.
+fn replace(path: &Path, bytes: &[u8]) -> Result<(), JournalError> {
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let old = fs::metadata(&target).ok();
+    let mut name = target.file_name().unwrap_or_default().to_owned();
+    name.push(".dfinit-new");
+    let draft = target.with_file_name(name);
+    write_new(&draft, bytes, old.as_ref())
+        .and_then(|()| fs::rename(&draft, &target))
+        .inspect_err(|_| {
+            let _ = fs::remove_file(&draft);
+        })
+        .map_err(|error| failed("write", path, error))
+}
+
+fn write_new(path: &Path, bytes: &[u8], like: Option<&fs::Metadata>) -> io::Result<()> {
+    let mut file = fs::File::create(path)?;
+    file.write_all(bytes)?;
+    if let Some(like) = like {
+        fs::set_permissions(path, fs::Permissions::from_mode(like.mode() & 0o7777))?;
+        let now = file.metadata()?;
+        if (now.uid(), now.gid()) != (like.uid(), like.gid()) {
+            chown(path, Some(like.uid()), Some(like.gid()))?;
+        }
+    }
+    file.sync_all()
+}
+
+#[cfg(test)]
+#[path = "tests/journal.rs"]
+mod tests;

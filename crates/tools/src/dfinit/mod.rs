@@ -1,0 +1,281 @@
+//! `dfinit`: the container runtime of this host pulls images through the daemon's proxy.
+//!
+//! The steps, one module each: what is wanted (`config`); which runtimes are here ([`detect`]); what to change in their files, decided
+//! completely before anything is written (`plan`, with `containerd`, `hosts_toml`, `registries`, `docker`); writing it so that it can be taken
+//! back (`journal`); a restart, at most one and only if needed (`restart`); the proof (`probe`).
+//!
+//! A second run changes nothing, and what the files said besides stays, comments included. What dfinit does not understand it
+//! leaves alone, and says what to do. It knows nothing of the daemon but the address of its proxy and of its metrics.
+
+mod arguments;
+mod config;
+mod containerd;
+pub mod detect;
+mod docker;
+mod hosts_toml;
+mod journal;
+mod plan;
+mod probe;
+mod registries;
+mod report;
+mod restart;
+mod version;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches};
+use url::Url;
+
+use crate::failure::Failure;
+use crate::logging::LogLevel;
+use crate::program::{self, Streams, Told};
+
+pub use arguments::{Action, Arguments};
+pub use version::Version;
+
+use config::{Config, DockerConfig, DockerMode, RuntimeConfig, proxy_authority, proxy_url};
+use detect::{Kind, Runtime};
+use journal::Journal;
+use plan::{Edit, Plan, Refusal};
+use report::{Outcome, Restart};
+
+/// The port of the daemon's metrics unless configured.
+const METRICS_PORT: u16 = 4002;
+
+/// Parses `arguments` (the first is the program's name), sets up or undoes, and tells the exit code.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let parsed = command()
+        .try_get_matches_from(arguments)
+        .and_then(|matches| Arguments::from_arg_matches(&matches));
+    match parsed {
+        Ok(arguments) => {
+            let format = arguments.output;
+            program::run("dfinit", format, Streams::Result, run(arguments))
+        }
+        Err(usage) => program::usage(&usage),
+    }
+}
+
+/// The whole command line. As in v2, no option has an environment variable.
+pub fn command() -> clap::Command {
+    Arguments::command().mut_args(|argument| argument.env(None::<&str>))
+}
+
+/// Sets up or undoes as `arguments` say.
+///
+/// # Errors
+///
+/// [`Failure::Here`] with what failed and what to do.
+pub async fn run(arguments: Arguments) -> Result<Told, Failure> {
+    let outcome = match arguments.command {
+        Some(Action::Undo { force }) => undo(&arguments, force).await,
+        None => set_up(&arguments).await,
+    };
+    outcome.map(|outcome| Told::new(&outcome))
+}
+
+async fn set_up(arguments: &Arguments) -> Result<Outcome, Failure> {
+    let (file, named) = arguments.config_file();
+    let loaded = Config::load(file, named).map_err(here)?;
+    let mut outcome = Outcome::new(arguments.dry_run);
+    outcome
+        .notes
+        .extend(loaded.warnings.iter().map(ToString::to_string));
+    let config = loaded.value;
+    let found = detect::detect(&arguments.root).await;
+    for runtime in &found {
+        say(arguments, || {
+            format!("found {}", report::described(runtime))
+        });
+    }
+    let mut journal = Journal::open(&arguments.state_dir).map_err(here)?;
+    let plans = plans(arguments, &config, &found, &journal).map_err(here)?;
+    if plans.is_empty() {
+        outcome.notes.push(match found.is_empty() {
+            true => "no container runtime was found on this host: name one in the configuration, under containerRuntime".to_owned(),
+            false => "of what was found nothing can be set up without a list of registries: name them in the configuration, under containerRuntime".to_owned(),
+        });
+    }
+    outcome.hear(&plans);
+    if arguments.dry_run {
+        return Ok(outcome);
+    }
+    let edits: Vec<(&str, &Edit)> = plans
+        .iter()
+        .flat_map(|plan| {
+            plan.edits
+                .iter()
+                .map(|edit| (plan.runtime.kind.name(), edit))
+        })
+        .collect();
+    journal.apply(&edits).map_err(here)?;
+    let runtimes: Vec<Runtime> = plans.into_iter().map(|plan| plan.runtime).collect();
+    restart(arguments, &runtimes, &mut journal, &mut outcome).await?;
+    if let Some(image) = &arguments.probe {
+        let metrics = arguments
+            .metrics_addr
+            .clone()
+            .unwrap_or_else(|| metrics_of(&config.proxy));
+        for runtime in &runtimes {
+            let due = journal.is_restart_due(runtime.kind.name());
+            let proof = probe::probe(runtime, image, &metrics, arguments.probe_timeout, due)
+                .await
+                .map_err(here)?;
+            outcome.probes.push(proof);
+        }
+    }
+    Ok(outcome)
+}
+
+async fn undo(arguments: &Arguments, force: bool) -> Result<Outcome, Failure> {
+    let mut outcome = Outcome::new(arguments.dry_run);
+    let mut journal = Journal::open(&arguments.state_dir).map_err(here)?;
+    if arguments.dry_run {
+        return Err(Failure::Usage {
+            reason: "undo has no dry run: the files as they were lie in --state-dir".to_owned(),
+        });
+    }
+    outcome.restored = journal.undo(force).map_err(here)?;
+    let found = detect::detect(&arguments.root).await;
+    restart(arguments, &found, &mut journal, &mut outcome).await?;
+    Ok(outcome)
+}
+
+/// What to change, for the runtime that is configured or for all that were found.
+fn plans(
+    arguments: &Arguments,
+    config: &Config,
+    found: &[Runtime],
+    journal: &Journal,
+) -> Result<Vec<Plan>, Refusal> {
+    if let Some(settings) = &config.runtime {
+        let (kind, path) = target(settings);
+        let runtime = detect::named(&arguments.root, found, kind, &arguments.on_host(path));
+        return Ok(vec![plan(
+            arguments,
+            &runtime,
+            settings,
+            &config.proxy,
+            journal,
+        )?]);
+    }
+    let mut plans = Vec::new();
+    for runtime in found {
+        let settings = match RuntimeConfig::usual(runtime.kind) {
+            // Nobody asked for a proxy without which no pull works.
+            RuntimeConfig::Docker(docker) => RuntimeConfig::Docker(DockerConfig {
+                mode: DockerMode::Mirror,
+                ..docker
+            }),
+            // They mirror listed registries only, and none is listed.
+            RuntimeConfig::Crio(_) | RuntimeConfig::Podman(_) => continue,
+            containerd => containerd,
+        };
+        plans.push(plan(arguments, runtime, &settings, &config.proxy, journal)?);
+    }
+    Ok(plans)
+}
+
+fn target(settings: &RuntimeConfig) -> (Kind, &Path) {
+    match settings {
+        RuntimeConfig::Containerd(settings) => (Kind::Containerd, &settings.config_path),
+        RuntimeConfig::Docker(settings) => (Kind::Docker, &settings.config_path),
+        RuntimeConfig::Crio(settings) => (Kind::Crio, &settings.config_path),
+        RuntimeConfig::Podman(settings) => (Kind::Podman, &settings.config_path),
+    }
+}
+
+fn plan(
+    arguments: &Arguments,
+    runtime: &Runtime,
+    settings: &RuntimeConfig,
+    proxy: &Url,
+    journal: &Journal,
+) -> Result<Plan, Refusal> {
+    match settings {
+        RuntimeConfig::Containerd(settings) => {
+            containerd::plan(&arguments.root, runtime, settings, &proxy_url(proxy))
+        }
+        RuntimeConfig::Docker(settings) => docker::plan(
+            runtime,
+            settings,
+            &proxy_url(proxy),
+            journal.wrote(&runtime.config),
+        ),
+        RuntimeConfig::Crio(settings) | RuntimeConfig::Podman(settings) => {
+            registries::plan(runtime, settings, &proxy_authority(proxy))
+        }
+    }
+}
+
+/// Restarts what has to be restarted, now or since an earlier run, or leaves a sign that it has to be.
+async fn restart(
+    arguments: &Arguments,
+    runtimes: &[Runtime],
+    journal: &mut Journal,
+    outcome: &mut Outcome,
+) -> Result<(), Failure> {
+    for runtime in runtimes {
+        if let Some(started) = runtime.started() {
+            journal
+                .hear_started(runtime.kind.name(), started)
+                .map_err(here)?;
+        }
+    }
+    let due: Vec<Runtime> = runtimes
+        .iter()
+        .filter(|runtime| journal.is_restart_due(runtime.kind.name()))
+        .cloned()
+        .collect();
+    if due.is_empty() {
+        // What an earlier run asked for was done by somebody else, or is not wanted any more.
+        let _ = std::fs::remove_file(&arguments.restart_sentinel);
+        return Ok(());
+    }
+    if !arguments.restart {
+        make_sentinel(&arguments.restart_sentinel).map_err(here)?;
+        outcome.restarts = due
+            .iter()
+            .map(|runtime| Restart::due(runtime.kind))
+            .collect();
+        outcome.sentinel = Some(arguments.restart_sentinel.clone());
+        return Ok(());
+    }
+    for runtime in due {
+        let ran = restart::restart(&runtime, arguments.restart_command.as_deref())
+            .await
+            .map_err(here)?;
+        journal.restarted(runtime.kind.name()).map_err(here)?;
+        outcome.restarts.push(Restart::done(runtime.kind, ran));
+    }
+    // An earlier run may have left it; its wish is fulfilled.
+    let _ = std::fs::remove_file(&arguments.restart_sentinel);
+    Ok(())
+}
+
+fn make_sentinel(path: &Path) -> Result<(), String> {
+    path.parent()
+        .map_or(Ok(()), std::fs::create_dir_all)
+        .and_then(|()| std::fs::write(path, ""))
+        .map_err(|error| format!("cannot make the sentinel {}: {error}: the files are changed, and the runtime has to be restarted", path.display()))
+}
+
+fn metrics_of(proxy: &Url) -> Url {
+    let host = proxy.host_str().unwrap_or("127.0.0.1");
+    Url::parse(&format!("http://{host}:{METRICS_PORT}/metrics"))
+        .expect("the host of a URL makes a URL")
+}
+
+fn say(arguments: &Arguments, line: impl FnOnce() -> String) {
+    arguments
+        .log
+        .say(LogLevel::Info, || format!("dfinit: {}", line()));
+}
+
+fn here(error: impl ToString) -> Failure {
+    Failure::Here {
+        reason: error.to_string(),
+    }
+}
