@@ -9,16 +9,19 @@
 //! - [`dfinit`] makes the container runtime of this host pull through the daemon.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod bytes_from;
 mod connection;
 pub mod dfctl;
 pub mod dfget;
 pub mod dfinit;
 mod failure;
+mod local;
 mod logging;
 mod origin;
 pub mod program;
 mod table;
 
+pub use bytes_from::BytesFrom;
 pub use connection::{DEFAULT_ENDPOINT, DaemonArguments};
 pub use failure::Failure;
 pub use logging::{LogArguments, LogLevel};

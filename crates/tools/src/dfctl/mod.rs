@@ -4,7 +4,9 @@
 //! is a variant here and an arm in [`Command::run`]. Environment variables are named after the path of a command
 //! (`DFCTL_TASK_LS_LOG_LEVEL`), as in Dragonfly v2.
 
+mod doctor;
 mod list;
+mod papers;
 mod task;
 
 use std::ffi::OsString;
@@ -58,6 +60,12 @@ pub enum Command {
     /// Persistent cache tasks of this host.
     #[command(subcommand, name = "persistent-cache-task")]
     PersistentCacheTask(ListOnly),
+    /// Check this host and the way to its neighbours, and say what to mend.
+    Doctor(doctor::Doctor),
+    /// Print the completions of a shell for the tools.
+    Completions(papers::Completions),
+    /// Write the man pages of the tools into a folder.
+    Man(papers::Man),
 }
 
 impl Command {
@@ -66,6 +74,9 @@ impl Command {
             Self::Task(command) => command.run().await,
             Self::PersistentTask(command) => command.run(Kind::Persistent).await,
             Self::PersistentCacheTask(command) => command.run(Kind::PersistentCache).await,
+            Self::Doctor(doctor) => doctor.run().await,
+            Self::Completions(completions) => Ok(completions.run()),
+            Self::Man(man) => man.run(),
         }
     }
 }

@@ -33,7 +33,7 @@ use file::File;
 use progress::Progress;
 
 pub use arguments::Arguments;
-pub use report::{BytesFrom, FileOutcome, FolderSummary, Summary};
+pub use report::{FileOutcome, FolderSummary, Summary};
 
 /// The whole command line.
 pub fn command() -> clap::Command {

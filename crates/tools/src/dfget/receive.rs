@@ -16,8 +16,8 @@ use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 use super::progress::Progress;
-use super::report::BytesFrom;
 use super::sink::Sink;
+use crate::bytes_from::BytesFrom;
 use crate::failure::Failure;
 use crate::logging::{LogArguments, LogLevel};
 

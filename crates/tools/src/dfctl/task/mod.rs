@@ -1,6 +1,7 @@
 //! `dfctl task`: files that this host has or fetches.
 
 mod remove;
+mod show;
 
 use clap::Subcommand;
 
@@ -13,6 +14,8 @@ use crate::program::Told;
 pub enum Command {
     /// List the tasks of this host.
     Ls(List),
+    /// Tell who served which bytes of a task, and why the origin was read.
+    Show(show::Show),
     /// Remove a task from this host, and tell its scheduler so.
     Rm(remove::Remove),
 }
@@ -21,6 +24,7 @@ impl Command {
     pub(super) async fn run(self) -> Result<Told, Failure> {
         match self {
             Self::Ls(list) => list.run(Kind::Standard).await,
+            Self::Show(show) => show.run().await,
             Self::Rm(remove) => remove.run().await,
         }
     }
