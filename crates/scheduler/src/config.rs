@@ -29,7 +29,9 @@ pub struct Config {
     pub cluster_id: u64,
     /// Mutual TLS towards seed peers (`seedPeer.tls`).
     pub seed_peer_tls: Option<TlsFiles>,
-    /// Which addresses the scheduler itself may connect to on behalf of a preheat (`egress`, not a key of Dragonfly v2).
+    /// Which addresses registries may have, to which the scheduler connects for a preheat (`egress.{allow, deny}`, not keys of
+    /// Dragonfly v2): lists of address blocks; `deny` also takes host names. Always denied, unless `allow` names them:
+    /// link-local addresses and the metadata services of clouds.
     pub egress: EgressPolicy,
     /// How often the dynamic configuration is read again (`dynConfig.refreshInterval`).
     pub dynconfig_interval: Duration,
@@ -127,7 +129,7 @@ impl Default for Config {
             manager: None,
             cluster_id: 1,
             seed_peer_tls: None,
-            egress: EgressPolicy::default(),
+            egress: EgressPolicy::standard(),
             dynconfig_interval: Duration::from_secs(60),
             dynconfig_file: PathBuf::from(DYNCONFIG_FILE),
             metrics: None,
@@ -183,7 +185,7 @@ impl Config {
             ),
             manager: read_manager(&manager_section),
             seed_peer_tls: read_seed_peer(&root.section("seedPeer")),
-            egress: defaults.egress,
+            egress: read_egress(&root.section("egress")),
             dynconfig_interval: root.section("dynConfig").checked(
                 "refreshInterval",
                 defaults.dynconfig_interval,
@@ -321,6 +323,25 @@ fn read_seed_peer(section: &Section<'_>) -> Option<TlsFiles> {
     TlsFiles::from_section(&section.section("tls"))
 }
 
+fn read_egress(section: &Section<'_>) -> EgressPolicy {
+    let mut policy = EgressPolicy::standard();
+    for text in section.list::<String>("allow").unwrap_or_default() {
+        match text.parse() {
+            Ok(block) => policy = policy.allow(block),
+            Err(_) => section.mistake("allow", "address blocks, such as 10.0.0.0/8"),
+        }
+    }
+    for text in section.list::<String>("deny").unwrap_or_default() {
+        let is_name = !text.is_empty() && !text.contains(['/', ':', ' ']);
+        match text.parse() {
+            Ok(block) => policy = policy.deny(block),
+            Err(_) if is_name => policy = policy.deny_host(&text),
+            Err(_) => section.mistake("deny", "address blocks or host names"),
+        }
+    }
+    policy
+}
+
 fn read_metrics(section: &Section<'_>) -> Option<SocketAddr> {
     let addr = section.get_or("addr", SocketAddr::from((Ipv4Addr::UNSPECIFIED, 8000)));
     section.get_or("enable", false).then_some(addr)
@@ -411,6 +432,18 @@ console: true
         assert!(config.manager.is_none() && config.metrics.is_none());
         let ipv6 = read("network: {enableIPv6: true}").unwrap().value;
         assert_eq!(ipv6.server.listen, "[::]:8002".parse().unwrap());
+    }
+
+    #[test]
+    fn registries_have_no_link_local_address_unless_allowed() {
+        let metadata = "169.254.169.254".parse().unwrap();
+        let policy = |text| read(text).unwrap().value.egress;
+        assert!(!policy("").permits_ip(metadata) && policy("").permits_host("10.0.0.1"));
+        let changed =
+            policy("egress: {allow: [169.254.0.0/16], deny: [10.0.0.0/8, internal.example]}");
+        assert!(changed.permits_ip(metadata) && !changed.permits_host("10.0.0.1"));
+        assert!(!changed.permits_host("a.internal.example"));
+        assert!(read("egress: {allow: [x], deny: ['y/z']}").is_err());
     }
 
     #[test]

@@ -208,11 +208,6 @@ async fn what_is_not_served_says_so() {
         .unwrap_err();
     assert_eq!(persistent.code(), Code::FailedPrecondition);
     assert!(persistent.message().contains("redis is not enabled"));
-    let preheat = client
-        .preheat_file(PreheatFileRequest::default())
-        .await
-        .unwrap_err();
-    assert_eq!(preheat.code(), Code::Unimplemented);
     let cache = client
         .stat_cache_task(StatCacheTaskRequest::default())
         .await

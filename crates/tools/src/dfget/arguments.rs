@@ -162,7 +162,7 @@ pub(super) fn is_directory(url: &Url) -> bool {
 /// The least piece length of Dragonfly v2.
 const PIECE_LENGTH_MIN: ByteSize = ByteSize::mib(4);
 
-fn piece_length(text: &str) -> Result<ByteSize, String> {
+pub(crate) fn piece_length(text: &str) -> Result<ByteSize, String> {
     let length: ByteSize = text
         .parse()
         .map_err(|_| "write a number of bytes, or one with a unit such as 8MiB".to_owned())?;
@@ -172,7 +172,7 @@ fn piece_length(text: &str) -> Result<ByteSize, String> {
     Ok(length)
 }
 
-fn header(text: &str) -> Result<(String, String), String> {
+pub(crate) fn header(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once(':').ok_or("write it as \"Name: value\"")?;
     Ok((name.trim().to_owned(), value.trim().to_owned()))
 }

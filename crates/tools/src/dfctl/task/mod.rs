@@ -1,7 +1,10 @@
-//! `dfctl task`: files that this host has or fetches.
+//! `dfctl task`: files that this host has or fetches, and those that a scheduler has other hosts fetch.
 
+mod preheat;
 mod remove;
 mod show;
+mod stat;
+mod subject;
 
 use clap::Subcommand;
 
@@ -18,6 +21,10 @@ pub enum Command {
     Show(show::Show),
     /// Remove a task from this host, and tell its scheduler so.
     Rm(remove::Remove),
+    /// Have hosts fetch a file or an image before anybody there asks for it.
+    Preheat(Box<preheat::Preheat>),
+    /// Tell which hosts hold a file or the layers of an image.
+    Stat(Box<stat::Stat>),
 }
 
 impl Command {
@@ -26,6 +33,8 @@ impl Command {
             Self::Ls(list) => list.run(Kind::Standard).await,
             Self::Show(show) => show.run().await,
             Self::Rm(remove) => remove.run().await,
+            Self::Preheat(preheat) => preheat.run().await,
+            Self::Stat(stat) => stat.run().await,
         }
     }
 }
