@@ -116,6 +116,7 @@ case "${1:-}" in
     install_packages "${RUN_PACKAGES[@]}" "${TEST_PACKAGES[@]}"
     install_python_libraries
     install_cargo_tools
+    "$(dirname "$0")/test-servers.sh"
     ;;
   *)
     echo "usage: scripts/install-deps.sh run|test" >&2

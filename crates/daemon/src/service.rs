@@ -133,6 +133,9 @@ pub enum StartError {
     /// No dynamic configuration.
     #[error(transparent)]
     Dynconfig(#[from] DynconfigError),
+    /// An origin plugin cannot be used.
+    #[error("server.pluginDir: {0}")]
+    Plugin(#[from] source::PluginError),
     /// Origins cannot be read.
     #[error("backend: {0}")]
     Sources(#[from] source::SourceError),
@@ -220,9 +223,7 @@ async fn try_start(config: Config, shutdown: &Shutdown) -> Result<Addresses, Sta
 
     let own = proxy::own_addresses(addresses.proxy, config.host.ip);
     let http = upstreams::http_options(&config, own)?;
-    let sources = Arc::new(source::Sources::standard(
-        source::SourcesOptions::default().with_http(http),
-    )?);
+    let sources = Arc::new(sources(&config, http).await?);
     let core = Core::new(
         &config,
         &identity,
@@ -642,6 +643,19 @@ async fn open_store(config: &Config) -> Result<Store, StartError> {
         reason: error.to_string(),
     })?;
     Ok(opened?)
+}
+
+async fn sources(
+    config: &Config,
+    http: source::http::HttpOptions,
+) -> Result<source::Sources, StartError> {
+    let mut sources = source::Sources::standard(source::SourcesOptions::default().with_http(http))?;
+    let folder = config.server.plugin_dir.join("backend");
+    for plugin in source::plugin::load(&folder, source::PluginLimits::default()).await? {
+        info!(scheme = plugin.scheme(), file = %plugin.file().display(), "origin plugin is ready");
+        sources.register(Arc::new(plugin));
+    }
+    Ok(sources)
 }
 
 fn limits(config: &Config) -> Limits {

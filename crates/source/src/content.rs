@@ -113,6 +113,12 @@ impl Body {
         self
     }
 
+    /// The same stream, which must have `length` bytes.
+    pub(crate) fn expect(mut self, length: u64) -> Self {
+        self.expected = Some(length);
+        self
+    }
+
     /// The next bytes; `None` when all were handed out. Cancel-safe: nothing is lost if the future is dropped.
     ///
     /// # Errors
@@ -218,6 +224,14 @@ impl Body {
 }
 
 impl BodyLimits {
+    /// For a body that waits for nobody.
+    pub(crate) fn none() -> Self {
+        Self {
+            idle: Duration::from_secs(3600),
+            deadline: None,
+        }
+    }
+
     fn next_end(&self, last_read: Instant) -> Instant {
         let idle_end = last_read + self.idle;
         self.deadline.map_or(idle_end, |(end, _)| end.min(idle_end))

@@ -90,7 +90,7 @@ pub enum SourceError {
         reason: String,
     },
     /// The origin answered with an error status. Its body was not read.
-    #[error("{url}: the origin answered {status_code}{}{}", status_name(*status_code), status_advice(*status_code))]
+    #[error("{url}: the origin answered {status_code}{}{}{}", status_name(*status_code), said(header), status_advice(*status_code))]
     Status {
         /// The URL.
         url: Redacted,
@@ -219,6 +219,34 @@ pub enum SourceError {
         /// What was counted.
         what: &'static str,
     },
+    /// The request could not be signed, or the credentials for it could not be had.
+    #[error("{url}: no credentials to sign the request with: {reason}")]
+    Credentials {
+        /// The URL.
+        url: Redacted,
+        /// Why not, and what to do.
+        reason: String,
+        /// Whether it may work later.
+        passing: bool,
+    },
+    /// An option that this kind of origin needs is missing or senseless.
+    #[error("{url}: {reason}")]
+    InvalidOption {
+        /// The URL.
+        url: Redacted,
+        /// What is wrong and what to give.
+        reason: String,
+    },
+    /// The plugin for this scheme failed.
+    #[error("{url}: plugin {plugin} {reason}")]
+    Plugin {
+        /// The URL.
+        url: Redacted,
+        /// Its file.
+        plugin: String,
+        /// What it did, and what to do about it.
+        reason: String,
+    },
     /// The client for this request cannot be set up: trust roots that cannot be read, or a system without any.
     #[error("cannot set up the origin client: {reason}")]
     Setup {
@@ -329,6 +357,8 @@ impl SourceError {
             | Self::InvalidRange { .. }
             | Self::BeyondEnd { .. }
             | Self::ListTooLarge { .. }
+            | Self::Credentials { passing: false, .. }
+            | Self::InvalidOption { .. }
             | Self::Denied { .. } => Fault::Caller,
             Self::Status { status_code, .. }
                 if (400..500).contains(status_code) && !is_transient(*status_code) =>
@@ -343,13 +373,14 @@ impl SourceError {
             | Self::Encoded { .. }
             | Self::Changed { .. }
             | Self::Redirect { .. }
+            | Self::Credentials { .. }
             | Self::NotListable { .. }
             | Self::Deadline { .. }
             | Self::Stalled { .. } => Fault::Origin,
             Self::Resolve { .. } | Self::Connect { .. } | Self::Interrupted { .. } => {
                 Fault::Network
             }
-            Self::Setup { .. } => Fault::Here,
+            Self::Setup { .. } | Self::Plugin { .. } => Fault::Here,
         }
     }
 
@@ -366,6 +397,8 @@ impl SourceError {
             Self::Resolve { .. }
             | Self::Connect { .. }
             | Self::Stalled { .. }
+            | Self::Plugin { .. }
+            | Self::Credentials { passing: true, .. }
             | Self::Interrupted { .. } => Retry::Backoff,
             _ => Retry::Never,
         }
@@ -412,10 +445,22 @@ fn status_name(status_code: u16) -> String {
         .map_or_else(String::new, |reason| format!(" {reason}"))
 }
 
+/// What the origin says in words, where it has a header for it: model hubs do.
+fn said(header: &HashMap<String, String>) -> String {
+    const SHOWN_MAX: usize = 200;
+    header
+        .get("x-error-message")
+        .map_or_else(String::new, |said| {
+            format!(" ({})", said.chars().take(SHOWN_MAX).collect::<String>())
+        })
+}
+
 fn status_advice(status_code: u16) -> &'static str {
     match status_code {
-        401 => ": it wants credentials, give them with a header such as Authorization",
-        403 => ": the credentials do not suffice, or a signed URL has expired",
+        401 => {
+            ": it wants credentials: give the header, keys or token that this kind of origin takes"
+        }
+        403 => ": the credentials are missing or do not suffice, or a signed URL has expired",
         404 | 410 => ": check the address",
         407 => ": the HTTP proxy in between wants credentials",
         408 | 425 | 429 | 503 => ": it is overloaded, try again later",

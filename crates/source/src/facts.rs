@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use protocol::Digest;
 use url::Url;
 
 use crate::Changed;
@@ -21,6 +22,8 @@ pub struct Facts {
     /// Response headers, names in lower case, as they would stand in an answer with the whole content: no `Content-Range`,
     /// `Content-Length` is the length of the whole. These are the headers a proxy repeats to its clients.
     pub header: HashMap<String, String>,
+    /// What the whole content hashes to, where the origin tells it in a way that holds for the bytes (model hubs do for large files).
+    pub digest: Option<Digest>,
 }
 
 /// Whether an origin serves parts of the content.

@@ -36,11 +36,17 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod content;
+mod dialect;
 mod egress;
 mod error;
 mod facts;
+mod hdfs;
 pub mod http;
+mod hub;
+mod objects;
+mod options;
 mod ordered;
+pub mod plugin;
 mod range_plan;
 mod redact;
 mod request;
@@ -51,9 +57,11 @@ pub use content::{Body, Content};
 pub use egress::{Cidr, EgressPolicy, ParseCidrError};
 pub use error::{Changed, Detail, Fault, Retry, SourceError, StallPhase};
 pub use facts::{Facts, RangeSupport, Version};
+pub use options::{Hdfs, Hub, ObjectStorage, OriginOptions};
 pub use ordered::OrderedReader;
+pub use plugin::{PluginError, PluginLimits, PluginSource};
 pub use range_plan::RangePlan;
-pub use redact::{Redacted, is_secret_header};
+pub use redact::{Redacted, Secret, is_secret_header};
 pub use request::{Get, ListLimits, Request, Want};
 pub use retry::RetryPolicy;
 pub use sources::{Entry, Source, Sources, SourcesOptions};

@@ -44,6 +44,30 @@ impl Redacted {
     }
 }
 
+/// A text that is never shown: a key, a token.
+#[derive(Clone, PartialEq, Eq, Hash, Default)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself, for those who send it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
 impl fmt::Display for Redacted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -83,7 +107,17 @@ fn looks_secret(name: &str) -> bool {
 }
 
 fn redact_parameter(parameter: &str) -> String {
-    const EXACT: [&str; 8] = ["sig", "key", "sign", "q-ak", "policy", "jwt", "code", "pwd"];
+    const EXACT: [&str; 9] = [
+        "sig",
+        "key",
+        "sign",
+        "q-ak",
+        "policy",
+        "jwt",
+        "code",
+        "pwd",
+        "delegation",
+    ];
     let Some((name, value)) = parameter.split_once('=') else {
         return parameter.to_owned();
     };

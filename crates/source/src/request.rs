@@ -7,7 +7,8 @@ use std::time::Duration;
 use protocol::ByteRange;
 use url::Url;
 
-use crate::{Redacted, SourceError, Version, is_secret_header};
+use crate::dialect::Dialect;
+use crate::{OriginOptions, Redacted, SourceError, Version, is_secret_header};
 
 /// Where the content is and what the origin needs to see before it gives it.
 ///
@@ -25,6 +26,10 @@ pub struct Request {
     pub trust_roots: Vec<Vec<u8>>,
     /// Longest time for the whole operation, retries included; for a body until its last byte. `None`: only the limits of the options hold.
     pub deadline: Option<Duration>,
+    /// What origins other than web servers need to know.
+    pub options: OriginOptions,
+    /// Set by backends that speak HTTP underneath.
+    pub(crate) dialect: Dialect,
 }
 
 impl Request {
@@ -43,6 +48,8 @@ impl Request {
             headers: HashMap::new(),
             trust_roots: Vec::new(),
             deadline: None,
+            options: OriginOptions::default(),
+            dialect: Dialect::default(),
         })
     }
 
@@ -58,6 +65,28 @@ impl Request {
     pub fn with_trust_roots(mut self, trust_roots: Vec<Vec<u8>>) -> Self {
         self.trust_roots = trust_roots;
         self
+    }
+
+    /// The same request with these options for its kind of origin.
+    #[must_use]
+    pub fn with_options(mut self, options: OriginOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// A request to the web server behind another kind of origin: the limits stay, the caller's headers and options do not.
+    pub(crate) fn underneath(&self, url: Url, dialect: Dialect) -> Self {
+        Self {
+            url,
+            headers: HashMap::new(),
+            trust_roots: self.trust_roots.clone(),
+            deadline: self.deadline,
+            options: OriginOptions::default(),
+            dialect: Dialect {
+                is_own: true,
+                ..dialect
+            },
+        }
     }
 
     /// The same request with a limit on its whole duration.
@@ -87,6 +116,7 @@ impl fmt::Debug for Request {
             .field("headers", &headers)
             .field("trust_roots", &self.trust_roots.len())
             .field("deadline", &self.deadline)
+            .field("options", &self.options)
             .finish()
     }
 }

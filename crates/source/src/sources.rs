@@ -7,8 +7,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use url::Url;
 
+use crate::hdfs::HdfsSource;
 use crate::http::{HttpOptions, HttpSource};
-use crate::{Content, Facts, Get, ListLimits, Redacted, Request, SourceError};
+use crate::hub::HubSource;
+use crate::objects::ObjectSource;
+use crate::{Content, EgressPolicy, Facts, Get, ListLimits, Redacted, Request, SourceError};
 
 /// One kind of origin.
 ///
@@ -17,7 +20,12 @@ use crate::{Content, Facts, Get, ListLimits, Redacted, Request, SourceError};
 #[async_trait]
 pub trait Source: Send + Sync + 'static {
     /// The URL schemes it serves, in lower case.
-    fn schemes(&self) -> &'static [&'static str];
+    fn schemes(&self) -> Vec<&str>;
+
+    /// Whether `url` names a folder, which can be listed, rather than a content.
+    fn is_folder(&self, url: &Url) -> bool {
+        url.path().ends_with('/')
+    }
 
     /// What is there, without its bytes.
     ///
@@ -80,7 +88,7 @@ impl SourcesOptions {
 /// The backends by URL scheme. Cheap to clone: clones share the backends.
 #[derive(Clone, Default)]
 pub struct Sources {
-    by_scheme: BTreeMap<&'static str, Arc<dyn Source>>,
+    by_scheme: BTreeMap<String, Arc<dyn Source>>,
     http: Option<Arc<HttpSource>>,
 }
 
@@ -98,7 +106,14 @@ impl Sources {
     /// [`SourceError::Setup`] if the options cannot be met.
     pub fn standard(options: SourcesOptions) -> Result<Self, SourceError> {
         let mut sources = Self::empty();
-        let http = Arc::new(HttpSource::new(options.http)?);
+        let http = Arc::new(HttpSource::new(options.http.clone())?);
+        // For what the surroundings of the daemon name, in which the callers have no part.
+        let mut unbound = options.http;
+        unbound.egress = EgressPolicy::allow_all();
+        let credentials = Arc::new(HttpSource::new(unbound)?);
+        sources.register(Arc::new(ObjectSource::new(http.clone(), credentials)));
+        sources.register(Arc::new(HdfsSource::new(http.clone())));
+        sources.register(Arc::new(HubSource::new(http.clone())));
         sources.register(http.clone());
         sources.http = Some(http);
         Ok(sources)
@@ -112,8 +127,9 @@ impl Sources {
 
     /// Adds `source` for all its schemes; a later one replaces an earlier one.
     pub fn register(&mut self, source: Arc<dyn Source>) {
-        for &scheme in source.schemes() {
-            self.by_scheme.insert(scheme, Arc::clone(&source));
+        for scheme in source.schemes() {
+            self.by_scheme
+                .insert(scheme.to_owned(), Arc::clone(&source));
         }
     }
 
@@ -131,10 +147,19 @@ impl Sources {
                 known: self
                     .by_scheme
                     .keys()
-                    .copied()
+                    .map(String::as_str)
                     .collect::<Vec<_>>()
                     .join(", "),
             })
+    }
+
+    /// [`Source::is_folder`] by the backend of the URL's scheme.
+    ///
+    /// # Errors
+    ///
+    /// [`SourceError::UnknownScheme`].
+    pub fn is_folder(&self, url: &Url) -> Result<bool, SourceError> {
+        Ok(self.of(url)?.is_folder(url))
     }
 
     /// [`Source::stat`] by the backend of the URL's scheme.
@@ -194,7 +219,7 @@ mod tests {
         let error = sources.of(&Url::parse("ftp://h/f").unwrap()).err().unwrap();
         assert_eq!(
             error.to_string(),
-            "ftp://h/f: no backend for scheme \"ftp\": use one of http, https"
+            "ftp://h/f: no backend for scheme \"ftp\": use one of abs, cos, gs, hdfs, hf, http, https, modelscope, obs, opencsg, oss, s3"
         );
         assert!(sources.of(&Url::parse("HTTPS://h/f").unwrap()).is_ok());
     }

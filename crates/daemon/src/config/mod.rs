@@ -6,7 +6,7 @@
 //! Keys of ours that v2 does not have are marked as such; a v2 daemon ignores them.
 //!
 //! Read and checked, but without effect so far, because the part that they steer is not built yet or needs no such number:
-//! `server.{pluginDir, cacheDir, adaptiveRateLimit}`, `download.{protocol, backToSourceBandwidthLimit,
+//! `server.{cacheDir, adaptiveRateLimit}`, `download.{protocol, backToSourceBandwidthLimit,
 //! collectedPieceTimeout}`, `upload.client` (a warning is logged), `scheduler.scheduleTimeout`, `storage.{writebackMode,
 //! writePieceTimeout, writeBufferSize, readBufferSize, cacheCapacity}`, `storage.server.quicPort` (told to v2 children),
 //! `backend.{enableCacheTemporaryRedirect, cacheTemporaryRedirectTTL, put*, enableHickoryDNS}`,

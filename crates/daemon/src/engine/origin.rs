@@ -319,7 +319,8 @@ impl Run {
 pub(super) fn request(spec: &DownloadSpec) -> Result<source::Request, SourceError> {
     Ok(source::Request::new(&spec.url)?
         .with_headers(spec.request_header.clone())
-        .with_trust_roots(spec.certificate_chain.clone()))
+        .with_trust_roots(spec.certificate_chain.clone())
+        .with_options(spec.origin.clone()))
 }
 
 /// Carries out one run.

@@ -48,6 +48,8 @@ pub struct DownloadSpec {
     pub remote_ip: Option<String>,
     /// Certificates (DER) that the origin may present besides the usual ones.
     pub certificate_chain: Vec<Vec<u8>>,
+    /// What the origin must be told if it is no web server: keys, tokens, addresses.
+    pub origin: source::OriginOptions,
     /// The message as it came, repeated to the scheduler at registration.
     pub wire: Arc<v2::Download>,
 }

@@ -9,6 +9,7 @@ use dragonfly_api::common::v2::{self, SchedulingPolicy};
 use dragonfly_api::dfdaemon::v2::{DownloadTaskStartedResponse, StatLocalTaskResponse};
 use prost_wkt_types::Timestamp;
 use protocol::{ByteRange, Digest, DigestError, PieceSpan, StandardTask, TaskIdError, TaskKind};
+use source::{Hdfs, Hub, ObjectStorage, OriginOptions, Secret};
 use storage::{Existing, TaskSummary};
 
 use crate::engine::{DownloadSpec, PieceDone, Started};
@@ -101,8 +102,64 @@ pub fn download_spec(download: v2::Download, door: Door) -> Result<DownloadSpec,
         announce_if_held: door == Door::Network,
         remote_ip: download.remote_ip.clone(),
         certificate_chain: download.certificate_chain.clone(),
+        origin: origin_options(OriginMessages {
+            object_storage: download.object_storage.clone(),
+            hdfs: download.hdfs.clone(),
+            hugging_face: download.hugging_face.clone(),
+            model_scope: download.model_scope.clone(),
+            open_csg: download.open_csg.clone(),
+        }),
         wire: Arc::new(download),
     })
+}
+
+/// The messages about origins, which `Download` and `ListTaskEntriesRequest` have in common.
+#[derive(Debug, Default)]
+pub struct OriginMessages {
+    /// For object storages.
+    pub object_storage: Option<v2::ObjectStorage>,
+    /// For HDFS.
+    pub hdfs: Option<v2::Hdfs>,
+    /// For Hugging Face.
+    pub hugging_face: Option<v2::HuggingFace>,
+    /// For ModelScope.
+    pub model_scope: Option<v2::ModelScope>,
+    /// For OpenCSG.
+    pub open_csg: Option<v2::OpenCsg>,
+}
+
+/// The same as the origins' backends take it.
+pub fn origin_options(messages: OriginMessages) -> OriginOptions {
+    let secret = |text: Option<String>| text.map(Secret::from);
+    let hub = |revision, token, base_url| Hub {
+        revision,
+        token: secret(token),
+        base_url,
+    };
+    OriginOptions {
+        object_storage: messages.object_storage.map(|storage| ObjectStorage {
+            region: storage.region,
+            endpoint: storage.endpoint,
+            access_key_id: storage.access_key_id,
+            access_key_secret: secret(storage.access_key_secret),
+            session_token: secret(storage.session_token),
+            security_token: secret(storage.security_token),
+            credential_path: storage.credential_path,
+            insecure_skip_verify: storage.insecure_skip_verify.unwrap_or(false),
+        }),
+        hdfs: messages.hdfs.map(|hdfs| Hdfs {
+            delegation_token: secret(hdfs.delegation_token),
+        }),
+        hugging_face: messages
+            .hugging_face
+            .map(|it| hub(it.revision, it.token, it.base_url)),
+        model_scope: messages
+            .model_scope
+            .map(|it| hub(it.revision, it.token, it.base_url)),
+        open_csg: messages
+            .open_csg
+            .map(|it| hub(it.revision, it.token, it.base_url)),
+    }
 }
 
 /// The same content, whole and ahead of need: what `prefetch` asks for beside a range.

@@ -293,11 +293,19 @@ async fn list_entries(
         .filter(|deadline| !deadline.is_zero())
         .unwrap_or(LIST_MAX)
         .min(LIST_MAX);
+    let options = convert::origin_options(convert::OriginMessages {
+        object_storage: request.object_storage,
+        hdfs: request.hdfs,
+        hugging_face: request.hugging_face,
+        model_scope: request.model_scope,
+        open_csg: request.open_csg,
+    });
     let origin = source::Request::new(&request.url)?
         .with_headers(request.request_header)
         .with_trust_roots(request.certificate_chain)
+        .with_options(options)
         .with_deadline(deadline);
-    if !origin.url.path().ends_with('/') {
+    if !sources.is_folder(&origin.url)? {
         let facts = sources.stat(&origin).await?;
         return Ok(ListTaskEntriesResponse {
             content_length: facts.content_length.unwrap_or(0),

@@ -7,7 +7,7 @@ use ::http::{HeaderMap, StatusCode, header};
 use protocol::ByteRange;
 use url::Url;
 
-use super::options::{EncodedContent, HttpOptions};
+use super::options::EncodedContent;
 use super::outgoing;
 use crate::error::is_transient;
 use crate::{Changed, Facts, Get, RangeSupport, Redacted, SourceError, Version, Want};
@@ -42,7 +42,7 @@ pub(super) fn judge(
     url: &Url,
     status: StatusCode,
     headers: &HeaderMap,
-    options: &HttpOptions,
+    encoded: EncodedContent,
 ) -> Result<Verdict, SourceError> {
     let answer = Answer {
         get,
@@ -52,11 +52,11 @@ pub(super) fn judge(
     };
     match status.as_u16() {
         200 => {
-            answer.refuse_encoded(options)?;
+            answer.refuse_encoded(encoded)?;
             answer.whole().map(Verdict::Body)
         }
         206 => {
-            answer.refuse_encoded(options)?;
+            answer.refuse_encoded(encoded)?;
             answer.part().map(Verdict::Body)
         }
         412 if outgoing::condition(get).is_some() => Err(answer.condition_failed()),
@@ -215,10 +215,10 @@ impl Answer<'_> {
         }
     }
 
-    fn refuse_encoded(&self, options: &HttpOptions) -> Result<(), SourceError> {
+    fn refuse_encoded(&self, encoded: EncodedContent) -> Result<(), SourceError> {
         match self.text(header::CONTENT_ENCODING) {
             Some(encoding)
-                if options.encoded == EncodedContent::Refuse
+                if encoded == EncodedContent::Refuse
                     && !encoding.is_empty()
                     && !encoding.eq_ignore_ascii_case("identity") =>
             {
@@ -261,6 +261,7 @@ impl Answer<'_> {
             version,
             status_code: self.status.as_u16(),
             header,
+            digest: None,
         }
     }
 
@@ -302,6 +303,15 @@ impl ContentRange {
             return None;
         }
         let (part, total) = rest.trim().split_once('/')?;
+        if (part, total) == ("0--1", "0") {
+            // Some servers (azurite) say so of a part of an empty content.
+            let range = ByteRange {
+                start: 0,
+                length: 0,
+            };
+            let total = Some(0);
+            return Some(Self::Part { range, total });
+        }
         let total = match total {
             "*" => None,
             total => Some(digits(total)?),

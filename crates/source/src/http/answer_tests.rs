@@ -19,7 +19,7 @@ fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
 fn verdict(get: &Get, status: u16, lines: &[(&'static str, &str)]) -> Result<Verdict, SourceError> {
     let url = Url::parse("http://h/f").unwrap();
     let status = StatusCode::from_u16(status).unwrap();
-    judge(get, &url, status, &headers(lines), &HttpOptions::default())
+    judge(get, &url, status, &headers(lines), EncodedContent::Refuse)
 }
 
 fn body(get: &Get, status: u16, lines: &[(&'static str, &str)]) -> Judged {

@@ -17,6 +17,7 @@ use super::options::{HttpOptions, ProxyUse};
 use super::resolver::{PolicyResolver, ResolveFailure, permitted_addresses};
 use super::upstream::Upstream;
 use super::way::{Environment, Way};
+use crate::dialect::Verification;
 use crate::{Redacted, SourceError};
 
 /// Clients kept at the same time besides two for each upstream. Each holds its own connections and, for HTTPS, the trust
@@ -158,8 +159,9 @@ impl Clients {
         route: &Route<'_>,
         used_for: Use,
         request_roots: &[Vec<u8>],
+        verification: Verification,
     ) -> Result<Client, SourceError> {
-        let key = self.key_for(route, used_for, request_roots);
+        let key = self.key_for(route, used_for, request_roots, verification);
         if let Some(client) = self.find(&key) {
             return Ok(client);
         }
@@ -192,14 +194,20 @@ impl Clients {
         Some(client)
     }
 
-    fn key_for(&self, route: &Route<'_>, used_for: Use, request_roots: &[Vec<u8>]) -> Key {
+    fn key_for(
+        &self,
+        route: &Route<'_>,
+        used_for: Use,
+        request_roots: &[Vec<u8>],
+        verification: Verification,
+    ) -> Key {
         let own = route
             .upstream
             .filter(|(_, upstream)| upstream.has_own_connections());
         let through_tls = matches!(&route.way, Way::Through(proxy) if proxy.scheme() == "https");
         let trust = if route.url.scheme() == "http" && !through_tls {
             Trust::Plain
-        } else if self.is_exempt(route) {
+        } else if verification == Verification::Off || self.is_exempt(route) {
             Trust::Unverified
         } else {
             Trust::Verified {
@@ -346,9 +354,12 @@ mod tests {
         let clients = clients(vec![]);
         let plain = url("http://h/");
         let route = clients.route(&plain);
-        clients.client_for(&route, Use::Reads, &[]).await.unwrap();
         clients
-            .client_for(&route, Use::Reads, &[vec![1]])
+            .client_for(&route, Use::Reads, &[], Verification::On)
+            .await
+            .unwrap();
+        clients
+            .client_for(&route, Use::Reads, &[vec![1]], Verification::On)
             .await
             .unwrap();
         assert_eq!(
@@ -359,7 +370,12 @@ mod tests {
 
         let secure = url("https://h/");
         let error = clients
-            .client_for(&clients.route(&secure), Use::Reads, &[vec![1, 2, 3]])
+            .client_for(
+                &clients.route(&secure),
+                Use::Reads,
+                &[vec![1, 2, 3]],
+                Verification::On,
+            )
             .await
             .unwrap_err();
         assert!(

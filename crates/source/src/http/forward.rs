@@ -19,6 +19,7 @@ use super::resolver::{ResolveFailure, permitted_addresses};
 use super::upstream::Credentials;
 use super::way::{UpstreamProxy, Way};
 use super::{ForwardBody, HttpSource};
+use crate::dialect::Verification;
 use crate::{Redacted, SourceError, StallPhase};
 
 /// A request to be passed on.
@@ -48,7 +49,7 @@ impl HttpSource {
         self.clients.check(&route).await?;
         let client = self
             .clients
-            .client_for(&route, Use::Forwarding, &[])
+            .client_for(&route, Use::Forwarding, &[], Verification::On)
             .await?;
         let mut headers = forward.headers;
         route.add_credentials(&mut headers);

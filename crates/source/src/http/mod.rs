@@ -23,8 +23,12 @@ mod resolver;
 mod upstream;
 mod way;
 
+use std::collections::HashMap;
+use std::time::Duration;
+
 use ::http::{HeaderMap, Method, StatusCode, header};
 use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use reqwest::Response;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -39,6 +43,7 @@ pub use upstream::{ClientIdentity, Credentials, HostPattern, ParseHostError, Ups
 pub use way::{ParseProxyError, UpstreamProxy};
 
 use crate::content::BodyLimits;
+use crate::dialect::Verification;
 use crate::{
     Body, Content, Entry, Facts, Get, ListLimits, RangeSupport, Redacted, Request, Source,
     SourceError, StallPhase, Version, Want,
@@ -55,6 +60,14 @@ const DRAIN_MAX: u64 = 64 << 10;
 pub struct HttpSource {
     options: HttpOptions,
     clients: Clients,
+}
+
+/// What is at the end of the redirects.
+struct Followed {
+    response: Response,
+    url: Url,
+    /// Headers of the redirects that the dialect asked for.
+    passed: HashMap<String, String>,
 }
 
 /// The end of the operation, and the limit that made it.
@@ -114,20 +127,22 @@ impl HttpSource {
         location: Option<Url>,
         deadline: Deadline,
     ) -> Result<Content, SourceError> {
-        let (response, url) = self
+        let Followed {
+            response,
+            url,
+            passed,
+        } = self
             .follow(request, Method::GET, get, location.clone())
             .await?;
-        match answer::judge(
-            get,
-            &url,
-            response.status(),
-            response.headers(),
-            &self.options,
-        )? {
+        let encoded = request.dialect.encoded.unwrap_or(self.options.encoded);
+        match answer::judge(get, &url, response.status(), response.headers(), encoded)? {
             Verdict::Body(judged) => {
                 let moved = (url != request.url).then(|| url.clone());
                 let mut facts = judged.facts;
                 facts.version.location = moved;
+                for (name, value) in passed {
+                    facts.header.entry(name).or_insert(value);
+                }
                 let limits = BodyLimits {
                     idle: self.options.idle_limit,
                     deadline,
@@ -159,26 +174,40 @@ impl HttpSource {
         }
     }
 
-    /// Sends the request and follows redirects; returns the first answer that is none, and where it came from.
+    /// Sends the request and follows redirects up to the first answer that is none.
     async fn follow(
         &self,
         request: &Request,
         method: Method,
         get: &Get,
         location: Option<Url>,
-    ) -> Result<(Response, Url), SourceError> {
+    ) -> Result<Followed, SourceError> {
         let outgoing = Outgoing::new(request, get, &self.options)?;
         let mut url = location.unwrap_or_else(|| outgoing.url.clone());
         let mut crossed = false;
+        let mut passed = HashMap::new();
         for _ in 0..=self.options.redirects_max {
             // What counts is who is contacted: an upstream that is rewritten may redirect to its new name.
             let [here, first] = [&url, &outgoing.url].map(|url| self.clients.route(url).url);
             crossed |= !outgoing::same_origin(&here, &first);
-            let response = self
-                .send(request, &method, &url, outgoing.headers(crossed))
-                .await?;
+            let mut headers = outgoing.headers(crossed);
+            let mut signed = url.clone();
+            if let Some(signer) = request.dialect.signer.as_ref().filter(|_| !crossed) {
+                signer.sign(&method, &mut signed, &mut headers).await?;
+            }
+            let response = self.send(request, &method, &signed, headers).await?;
             if !is_redirect(response.status()) {
-                return Ok((response, url));
+                return Ok(Followed {
+                    response,
+                    url,
+                    passed,
+                });
+            }
+            for name in request.dialect.redirect_headers {
+                let value = response.headers().get(*name).map(|value| value.to_str());
+                if let Some(Ok(value)) = value {
+                    passed.insert((*name).to_owned(), value.to_owned());
+                }
             }
             let next = redirect_target(&url, response.headers())?;
             drain(response, self.options.idle_limit).await;
@@ -204,7 +233,12 @@ impl HttpSource {
         self.clients.check(&route).await?;
         let client = self
             .clients
-            .client_for(&route, Use::Reads, &request.trust_roots)
+            .client_for(
+                &route,
+                Use::Reads,
+                &request.trust_roots,
+                request.dialect.verification,
+            )
             .await?;
         let mut headers = headers;
         route.add_credentials(&mut headers);
@@ -227,6 +261,53 @@ impl HttpSource {
                 received: 0,
             }),
         }
+    }
+
+    /// One exchange outside of any content, for token endpoints and the like: no redirects, no further tries, the answer as it is.
+    pub(crate) async fn ask(
+        &self,
+        request: ::http::Request<Bytes>,
+        limit: Duration,
+        bytes_max: usize,
+    ) -> Result<::http::Response<Bytes>, SourceError> {
+        let (parts, body) = request.into_parts();
+        let mut question = Request::new(&parts.uri.to_string())?.with_deadline(limit);
+        question.dialect.is_own = true;
+        let url = question.url.clone();
+        let exchange = async {
+            let route = self.clients.route(&url);
+            self.clients.check(&route).await?;
+            let client = self
+                .clients
+                .client_for(&route, Use::Reads, &[], Verification::On)
+                .await?;
+            let failed = |error: reqwest::Error| {
+                failure::of_exchange(&error, &url, self.options.connect_limit)
+            };
+            let mut response = client
+                .request(parts.method, route.url.clone())
+                .headers(parts.headers)
+                .body(body)
+                .send()
+                .await
+                .map_err(failed)?;
+            let mut answer = ::http::Response::new(Bytes::new());
+            *answer.status_mut() = response.status();
+            *answer.headers_mut() = response.headers().clone();
+            let mut whole = BytesMut::new();
+            while let Some(chunk) = response.chunk().await.map_err(failed)? {
+                if whole.len() + chunk.len() > bytes_max {
+                    return Err(SourceError::TooLong {
+                        url: Redacted::url(&url),
+                        expected: bytes_max as u64,
+                    });
+                }
+                whole.extend_from_slice(&chunk);
+            }
+            *answer.body_mut() = whole.freeze();
+            Ok(answer)
+        };
+        within(end_of(&question), &url, exchange).await
     }
 
     /// The facts, with the length from a HEAD if a GET does not tell it.
@@ -257,7 +338,7 @@ impl HttpSource {
 
     /// What a HEAD tells of the length; an origin that cannot answer it tells nothing.
     async fn length_by_head(&self, request: &Request) -> Option<u64> {
-        let (response, _) = self
+        let Followed { response, .. } = self
             .follow(request, Method::HEAD, &Get::whole(), None)
             .await
             .ok()?;
@@ -272,8 +353,8 @@ impl HttpSource {
 
 #[async_trait]
 impl Source for HttpSource {
-    fn schemes(&self) -> &'static [&'static str] {
-        &["http", "https"]
+    fn schemes(&self) -> Vec<&str> {
+        vec!["http", "https"]
     }
 
     async fn stat(&self, request: &Request) -> Result<Facts, SourceError> {

@@ -45,10 +45,8 @@ impl Outgoing {
     ) -> Result<Self, SourceError> {
         let mut headers = HeaderMap::new();
         let configured = options.request_header.iter().filter(|(name, _)| {
-            !request
-                .headers
-                .keys()
-                .any(|given| given.eq_ignore_ascii_case(name))
+            let given = |given: &String| given.eq_ignore_ascii_case(name);
+            !request.dialect.is_own && !request.headers.keys().any(given)
         });
         for (name, value) in request.headers.iter().chain(configured) {
             if OURS.contains(&name.to_ascii_lowercase().as_str()) {

@@ -29,6 +29,12 @@ pub(super) async fn permitted_addresses(
     port: u16,
 ) -> Result<Vec<SocketAddr>, ResolveFailure> {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
+    // RFC 6761, section 6.3: these names are loopback, and no resolver needs to be asked.
+    let bare = if bare.to_ascii_lowercase().ends_with(".localhost") {
+        "127.0.0.1"
+    } else {
+        bare
+    };
     let not_found = |reason: String| ResolveFailure::NotFound {
         host: host.to_owned(),
         reason,

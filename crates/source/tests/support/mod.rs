@@ -3,6 +3,7 @@
 
 pub(crate) mod hostile;
 pub(crate) mod nginx;
+pub(crate) mod server;
 
 use std::time::Duration;
 

@@ -1,0 +1,210 @@
+//! One process of a plugin and the bytes on its streams.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio::time::timeout;
+use tracing::info;
+
+use super::message::{Hello, PROTOCOL, Reply};
+
+/// Longest line that a plugin may write. A listing comes in as many lines as it likes.
+const LINE_BYTES_MAX: usize = 1 << 20;
+/// Most content bytes behind one line, and so what one process may make us hold.
+const FRAME_BYTES_MAX: u64 = 1 << 20;
+/// Read from the pipe at once, which holds 64 KiB.
+const BUFFER_LEN: usize = 64 << 10;
+/// Longest line of its error stream that is logged; the rest of the line is left out.
+const LOG_LINE_MAX: usize = 1024;
+
+/// A process that has said hello. Killed when dropped.
+#[derive(Debug)]
+pub(super) struct Process {
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+    /// Content bytes of the frame being read.
+    frame_rest: u64,
+    // Last, so that the streams are closed first and a plugin that is fast enough ends by itself.
+    _child: Child,
+}
+
+/// What a process did wrong.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ProcessError {
+    #[error("cannot be started ({0}): try to run it in a shell")]
+    Start(std::io::Error),
+    #[error("said nothing for {}: it hangs", humantime::format_duration(*limit))]
+    Hangs { limit: Duration },
+    #[error(
+        "ended in the middle ({0}): see the log of this daemon for what it wrote to its error stream"
+    )]
+    Ended(String),
+    #[error("{0}")]
+    Senseless(String),
+    #[error("could not be started a moment ago and is tried again in {}", humantime::format_duration(Duration::from_millis(u64::try_from(rest.as_millis()).unwrap_or(0))))]
+    Paused { rest: Duration },
+}
+
+impl Process {
+    /// Starts the program and waits for its hello.
+    pub(super) async fn start(file: &Path, limit: Duration) -> Result<Self, ProcessError> {
+        let mut child = Command::new(file)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // A Ctrl-C in the terminal is the daemon's to handle.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(ProcessError::Start)?;
+        let streams = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (Some(stdin), Some(stdout), Some(stderr)) = streams else {
+            return Err(ProcessError::Ended("it has no streams".to_owned()));
+        };
+        // Ends with the process, which closes the stream.
+        tokio::spawn(log(file.display().to_string(), stderr));
+        let mut process = Self {
+            stdin,
+            stdout: BufReader::with_capacity(BUFFER_LEN, stdout),
+            frame_rest: 0,
+            _child: child,
+        };
+        let line = process.line(limit).await?;
+        let hello: Hello = serde_json::from_slice(&line).map_err(|error| {
+            ProcessError::Senseless(format!("did not say hello ({error}): its first line must be {{\"protocol\":\"{PROTOCOL}\"}}"))
+        })?;
+        if hello.protocol != PROTOCOL {
+            let other: String = hello.protocol.chars().take(64).collect();
+            return Err(ProcessError::Senseless(format!(
+                "speaks {other:?}, this daemon speaks {PROTOCOL}"
+            )));
+        }
+        Ok(process)
+    }
+
+    /// Sends a request and reads the first line of the answer.
+    pub(super) async fn ask(
+        &mut self,
+        line: &[u8],
+        limit: Duration,
+    ) -> Result<Reply, ProcessError> {
+        let sent = timeout(limit, async {
+            self.stdin.write_all(line).await?;
+            self.stdin.flush().await
+        });
+        match sent.await {
+            Ok(Ok(())) => self.reply(limit).await,
+            Ok(Err(error)) => Err(ProcessError::Ended(error.to_string())),
+            Err(_) => Err(ProcessError::Hangs { limit }),
+        }
+    }
+
+    /// The next line.
+    pub(super) async fn reply(&mut self, limit: Duration) -> Result<Reply, ProcessError> {
+        let line = self.line(limit).await?;
+        parsed(&line)
+    }
+
+    /// The next content bytes, `None` at their end. Waits without limit: the body has one.
+    pub(super) async fn data(&mut self) -> Result<Option<Bytes>, ProcessError> {
+        while self.frame_rest == 0 {
+            match parsed(&bounded_line(&mut self.stdout).await?)? {
+                Reply::Data(length) if length <= FRAME_BYTES_MAX => self.frame_rest = length,
+                Reply::Data(length) => {
+                    return Err(ProcessError::Senseless(format!(
+                        "sends {length} bytes in one frame, the limit is {FRAME_BYTES_MAX}"
+                    )));
+                }
+                Reply::End => return Ok(None),
+                Reply::Error(error) => {
+                    return Err(ProcessError::Senseless(format!("gave up: {error:?}")));
+                }
+                _ => {
+                    return Err(ProcessError::Senseless(
+                        "wrote a line that does not belong to a content".to_owned(),
+                    ));
+                }
+            }
+        }
+        let wanted = usize::try_from(self.frame_rest)
+            .unwrap_or(BUFFER_LEN)
+            .min(BUFFER_LEN);
+        let mut buffer = vec![0; wanted];
+        let read = self.stdout.read(&mut buffer).await;
+        let read = read.map_err(|error| ProcessError::Ended(error.to_string()))?;
+        if read == 0 {
+            return Err(ended());
+        }
+        buffer.truncate(read);
+        self.frame_rest -= read as u64;
+        Ok(Some(buffer.into()))
+    }
+
+    async fn line(&mut self, limit: Duration) -> Result<Vec<u8>, ProcessError> {
+        let line = timeout(limit, bounded_line(&mut self.stdout)).await;
+        line.unwrap_or(Err(ProcessError::Hangs { limit }))
+    }
+}
+
+fn ended() -> ProcessError {
+    ProcessError::Ended("it closed its output".to_owned())
+}
+
+fn parsed(line: &[u8]) -> Result<Reply, ProcessError> {
+    serde_json::from_slice(line).map_err(|error| {
+        let shown: String = String::from_utf8_lossy(line).chars().take(80).collect();
+        ProcessError::Senseless(format!("wrote {shown:?}, which is no answer: {error}"))
+    })
+}
+
+/// A line without its end; too long a line is an error before it is held.
+async fn bounded_line(stream: &mut (impl AsyncBufRead + Unpin)) -> Result<Vec<u8>, ProcessError> {
+    let mut line = Vec::new();
+    loop {
+        let held = stream.fill_buf().await;
+        let held = held.map_err(|error| ProcessError::Ended(error.to_string()))?;
+        if held.is_empty() {
+            return Err(ended());
+        }
+        let end = held.iter().position(|byte| *byte == b'\n');
+        let part = &held[..end.unwrap_or(held.len())];
+        if line.len() + part.len() > LINE_BYTES_MAX {
+            return Err(ProcessError::Senseless(format!(
+                "wrote a line of more than {LINE_BYTES_MAX} bytes"
+            )));
+        }
+        line.extend_from_slice(part);
+        let used = part.len() + usize::from(end.is_some());
+        stream.consume(used);
+        if end.is_some() {
+            return Ok(line);
+        }
+    }
+}
+
+/// Passes on what a plugin writes to its error stream.
+async fn log(plugin: String, stderr: ChildStderr) {
+    let mut stderr = BufReader::new(stderr);
+    let mut line = Vec::new();
+    loop {
+        let Ok(held) = stderr.fill_buf().await else {
+            return;
+        };
+        if held.is_empty() {
+            return;
+        }
+        let end = held.iter().position(|byte| *byte == b'\n');
+        let used = end.map_or(held.len(), |end| end + 1);
+        let room = LOG_LINE_MAX - line.len();
+        line.extend_from_slice(&held[..end.unwrap_or(held.len()).min(room)]);
+        stderr.consume(used);
+        if end.is_some() {
+            info!(plugin, "{}", String::from_utf8_lossy(&line));
+            line.clear();
+        }
+    }
+}
