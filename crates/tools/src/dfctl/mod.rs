@@ -4,6 +4,7 @@
 //! is a variant here and an arm in [`Command::run`]. Environment variables are named after the path of a command
 //! (`DFCTL_TASK_LS_LOG_LEVEL`), as in Dragonfly v2.
 
+mod ca;
 mod doctor;
 mod list;
 mod papers;
@@ -66,6 +67,9 @@ pub enum Command {
     Completions(papers::Completions),
     /// Write the man pages of the tools into a folder.
     Man(papers::Man),
+    /// The CA of the proxy: trust it, and see whether it is trusted.
+    #[command(subcommand)]
+    Ca(ca::Command),
 }
 
 impl Command {
@@ -77,6 +81,7 @@ impl Command {
             Self::Doctor(doctor) => doctor.run().await,
             Self::Completions(completions) => Ok(completions.run()),
             Self::Man(man) => man.run(),
+            Self::Ca(command) => command.run().await,
         }
     }
 }
