@@ -20,11 +20,11 @@ class Authority:
                  "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign")
 
     def issue(self, name: str, *hosts: str) -> tuple[Path, Path]:
-        """The certificate and key files of a server with these addresses or names."""
+        """The certificate and key files of a server, or a client, with these addresses or names."""
         cert, key, request = (self.folder / f"{name}.{end}" for end in ("pem", "key", "csr"))
         alternatives = ",".join(("IP:" if host[0].isdigit() else "DNS:") + host for host in hosts)
         extensions = self.folder / f"{name}.ext"
-        extensions.write_text(f"subjectAltName={alternatives}\nextendedKeyUsage=serverAuth\nbasicConstraints=CA:FALSE\n")
+        extensions.write_text(f"subjectAltName={alternatives}\nextendedKeyUsage=serverAuth,clientAuth\nbasicConstraints=CA:FALSE\n")
         _openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", f"/CN={hosts[0]}",
                  "-keyout", key, "-out", request)
         _openssl("x509", "-req", "-in", request, "-CA", self.cert, "-CAkey", self.key, "-CAcreateserial", "-days", "2",

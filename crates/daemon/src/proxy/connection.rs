@@ -75,7 +75,7 @@ enum Ended<I> {
     Broken(I),
 }
 
-/// Serves `stream` to its end.
+/// Serves `stream` to its end. Everything but waiting is boxed, so that a parked connection does not carry the room for it.
 pub(super) async fn serve(
     proxy: Proxy,
     mut stream: TcpStream,
@@ -91,17 +91,16 @@ pub(super) async fn serve(
                 First::Tls => {
                     proxy.tls_on_plain_port(remote);
                     let text = "this port speaks plain HTTP, you sent TLS: use http:// in the address of this proxy or mirror";
-                    return farewell(stream, StatusCode::BAD_REQUEST, "", text).await;
+                    return Box::pin(farewell(stream, StatusCode::BAD_REQUEST, "", text)).await;
                 }
                 First::Http2 => {
                     let text = "this port speaks HTTP/1.1, you sent HTTP/2";
-                    return farewell(stream, StatusCode::HTTP_VERSION_NOT_SUPPORTED, "", text)
-                        .await;
+                    let status = StatusCode::HTTP_VERSION_NOT_SUPPORTED;
+                    return Box::pin(farewell(stream, status, "", text)).await;
                 }
             }
         }
         let peer = Peer::new(remote, None);
-        // Boxed, so that a parked connection does not carry the room for it.
         let ended = Box::pin(converse(
             &proxy,
             stream,
@@ -116,7 +115,7 @@ pub(super) async fn serve(
             Ended::Tunnel(io, rest, opened) => {
                 return Box::pin(tunnel::run(&proxy, io, rest, opened, remote, &stop)).await;
             }
-            Ended::Done(io) => return linger(io).await,
+            Ended::Done(io) => return Box::pin(linger(io)).await,
             Ended::Broken(io) => {
                 // A reset: to a client that reads until the end, a proper end would say that it has everything.
                 let _ = socket2::SockRef::from(&io).set_linger(Some(Duration::ZERO));
