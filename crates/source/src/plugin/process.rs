@@ -1,5 +1,6 @@
 //! One process of a plugin and the bytes on its streams.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -18,6 +19,9 @@ const LINE_BYTES_MAX: usize = 1 << 20;
 const FRAME_BYTES_MAX: u64 = 1 << 20;
 /// Read from the pipe at once, which holds 64 KiB.
 const BUFFER_LEN: usize = 64 << 10;
+/// Tries to start a file that is being written, and the pause between them.
+const BUSY_TRIES: u32 = 20;
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
 /// Longest line of its error stream that is logged; the rest of the line is left out.
 const LOG_LINE_MAX: usize = 1024;
 
@@ -52,15 +56,7 @@ pub(super) enum ProcessError {
 impl Process {
     /// Starts the program and waits for its hello.
     pub(super) async fn start(file: &Path, limit: Duration) -> Result<Self, ProcessError> {
-        let mut child = Command::new(file)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            // A Ctrl-C in the terminal is the daemon's to handle.
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(ProcessError::Start)?;
+        let mut child = spawn(file).await.map_err(ProcessError::Start)?;
         let streams = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let (Some(stdin), Some(stdout), Some(stderr)) = streams else {
             return Err(ProcessError::Ended("it has no streams".to_owned()));
@@ -147,6 +143,28 @@ impl Process {
     async fn line(&mut self, limit: Duration) -> Result<Vec<u8>, ProcessError> {
         let line = timeout(limit, bounded_line(&mut self.stdout)).await;
         line.unwrap_or(Err(ProcessError::Hangs { limit }))
+    }
+}
+
+async fn spawn(file: &Path) -> std::io::Result<Child> {
+    let mut tries = 0;
+    loop {
+        let spawned = Command::new(file)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // A Ctrl-C in the terminal is the daemon's to handle.
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn();
+        match spawned {
+            // Somebody still has it open for writing, for an instant as a rule.
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy && tries < BUSY_TRIES => {
+                tries += 1;
+                tokio::time::sleep(BUSY_PAUSE).await;
+            }
+            outcome => return outcome,
+        }
     }
 }
 
