@@ -155,7 +155,7 @@ pub struct AdaptiveRateLimit {
 /// Requests per second of one gRPC service, and how many beyond it may wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestLimit {
-    /// `requestRateLimit`: requests a second. Default 400.
+    /// `requestRateLimit`: requests a second. Default 400, and 4000 on the unix socket.
     pub rate: u32,
     /// `requestBufferSize`: requests that wait for their turn; more are refused with RESOURCE_EXHAUSTED. Default 50.
     pub waiting: u32,

@@ -16,6 +16,13 @@ const PIECE_TIMEOUT: Duration = Duration::from_secs(360);
 const UNLIMITED: ByteSize = ByteSize::gb(50);
 const BUFFER: ByteSize = ByteSize::mib(2);
 
+/// Requests a second of the tools of this host. A directory of a thousand small files is a thousand requests, and each
+/// takes less than a millisecond. (Dragonfly v2 allows 400.)
+const SOCKET_RATE: u32 = 4000;
+
+/// Requests a second of schedulers and other hosts, as in Dragonfly v2.
+const UPLOAD_RATE: u32 = 400;
+
 pub(super) fn config(root: &Section<'_>) -> Config {
     // Accepted by v2 without effect, so that its files pass without warnings.
     root.accept_unused(&["console", "log", "verbose"]);
@@ -136,7 +143,7 @@ fn download(section: &Section<'_>) -> Download {
         socket_mode: socket_mode(&server),
         socket_group: text(&server, "socketGroup"),
         output_roots: section.list("outputRoots").unwrap_or_default(),
-        requests: requests(&server),
+        requests: requests(&server, SOCKET_RATE),
         protocol: section.one_of(
             "protocol",
             PieceProtocol::Tcp,
@@ -170,9 +177,9 @@ fn socket_mode(server: &Section<'_>) -> u32 {
     }
 }
 
-fn requests(server: &Section<'_>) -> RequestLimit {
+fn requests(server: &Section<'_>, rate: u32) -> RequestLimit {
     RequestLimit {
-        rate: at_least_one(server, "requestRateLimit", 400),
+        rate: at_least_one(server, "requestRateLimit", rate),
         waiting: server.get_or("requestBufferSize", 50),
     }
 }
@@ -182,7 +189,7 @@ fn upload(section: &Section<'_>, listen: Listen) -> Upload {
     Upload {
         listen: listen.at(&server, "port", 4000),
         server_tls: TlsFiles::from_section(&server),
-        requests: requests(&server),
+        requests: requests(&server, UPLOAD_RATE),
         client_tls: TlsFiles::from_section(&section.section("client")),
         disable_shared: section.get_or("disableShared", false),
         bandwidth_limit: rate(section, "bandwidthLimit", UNLIMITED),

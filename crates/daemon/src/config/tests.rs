@@ -206,7 +206,7 @@ fn an_empty_file_gives_the_defaults_of_v2() {
     assert_eq!(
         config.download.requests,
         RequestLimit {
-            rate: 400,
+            rate: 4000,
             waiting: 50
         }
     );
