@@ -5,7 +5,7 @@
 
 use sha2::{Digest as _, Sha256};
 
-use crate::{CanonicalUrlError, IdError, TaskId, canonical_url};
+use crate::{CanonicalUrlError, Digest, IdError, TaskId, canonical_url};
 
 /// What identifies a standard task (`common.v2.Download`). Fields that are not here (digest, range, headers, priority,
 /// output path, credentials) are no part of the identity.
@@ -49,6 +49,24 @@ impl StandardTask<'_> {
             }
         }
         Ok(self.url_task_id()?)
+    }
+
+    /// The digest that names this content, if a digest does: then [`StandardTask::task_id`] is its text behind the colon, and bytes
+    /// with another digest are not this content.
+    ///
+    /// # Errors
+    /// [`TaskIdError::BlobDigest`] for a digest that only looks like one: no content could ever have it.
+    pub fn named_digest(&self) -> Result<Option<Digest>, TaskIdError> {
+        if self.content.is_some() || !self.blob_digest {
+            return Ok(None);
+        }
+        let named = |kind| {
+            oci_reference(self.url, kind).filter(|reference| encoded_digest(reference).is_some())
+        };
+        named("/blobs/")
+            .or_else(|| named("/manifests/"))
+            .map(|reference| reference.parse().map_err(|_| TaskIdError::BlobDigest))
+            .transpose()
     }
 
     fn url_task_id(&self) -> Result<TaskId, CanonicalUrlError> {
@@ -304,6 +322,28 @@ mod tests {
         );
         let long = format!("http://h/v2/a/b/blobs/sha512:{}", "c".repeat(128));
         check(StandardTask { url: &long, ..blob }, &[], &"c".repeat(128));
+    }
+
+    #[test]
+    fn content_is_known_by_its_digest_only_when_that_names_the_task() {
+        let digest = "sha256:b2c366cce7e68013d5441c6326d5a3e1b12aeb5ed58564d0fd3fa089bc29cb6e";
+        let named = |url: &str, blob_digest| {
+            let task = StandardTask {
+                blob_digest,
+                ..of(url)
+            };
+            task.named_digest()
+                .map(|digest| digest.map(|digest| digest.to_string()))
+        };
+        for kind in ["blobs", "manifests"] {
+            let url = format!("http://h/v2/a/b/{kind}/{digest}?ns=x");
+            assert_eq!(named(&url, true), Ok(Some(digest.to_owned())));
+            assert_eq!(named(&url, false), Ok(None));
+        }
+        assert_eq!(named("http://h/v2/a/manifests/latest", true), Ok(None));
+        assert_eq!(named("http://h/f", true), Ok(None));
+        let nonsense = format!("http://h/v2/a/blobs/sha256:{}", "x".repeat(64));
+        assert_eq!(named(&nonsense, true), Err(TaskIdError::BlobDigest));
     }
 
     #[test]

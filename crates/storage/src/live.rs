@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::{Mutex, MutexGuard};
-use protocol::{Bitmap, Crc32, Geometry, PieceNumber, PieceSpan};
+use protocol::{Bitmap, Crc32, Digest, Geometry, PieceNumber, PieceSpan};
 use tokio::sync::watch;
 
 use crate::arrival::{Arrival, End, SharedArrival};
@@ -51,6 +51,8 @@ struct State {
     /// How the content file looked when it was last known to be ours; unknown while pieces arrive.
     stamp: Option<Stamp>,
     journaled_stamp: Option<Stamp>,
+    /// What the whole content hashes to, as far as anybody has looked.
+    confirmed: Vec<Digest>,
     deleted: bool,
 }
 
@@ -108,6 +110,7 @@ impl Live {
             arriving: 0,
             stamp,
             journaled_stamp: None,
+            confirmed: Vec::new(),
             deleted: false,
         };
         let (journal, state, changes) = (
@@ -138,6 +141,7 @@ impl Live {
     ) -> Result<Self, DiskError> {
         let (pieces, times, journaled) = (replay.pieces, replay.times, replay.stamp);
         let origin_use = replay.origin_use;
+        let confirmed = replay.confirmed;
         let live = Self::fresh(replay.task, times.created_at, files, recorded_bytes, epoch);
         let verified = trusted && {
             let now = sys::stamp(&live.content).doing("look at", &live.content_path)?;
@@ -146,6 +150,7 @@ impl Live {
         let mut state = live.state.lock();
         state.times = times;
         state.origin_use = origin_use;
+        state.confirmed = confirmed;
         for (number, entry) in pieces {
             state.recorded_pieces += 1;
             state.slots[number as usize] = Slot::Whole(Box::new(Held { entry, verified }));
@@ -290,6 +295,7 @@ impl Live {
         state.slots[piece.index()] = Slot::Missing;
         state.recorded_pieces -= 1;
         state.journaled_stamp = None;
+        state.confirmed.clear();
         drop((state, journal));
         self.recorded_bytes
             .fetch_sub(span.length, Ordering::Relaxed);
@@ -353,6 +359,22 @@ impl Live {
 
     pub(crate) fn origin_use(&self) -> Option<OriginUse> {
         self.state.lock().origin_use.clone()
+    }
+
+    pub(crate) fn confirm(&self, digest: Digest) -> Result<(), TaskError> {
+        let mut journal = self.journal.lock();
+        self.not_deleted()?;
+        journal.append(&Record::Confirmed {
+            digest: digest.clone(),
+        })?;
+        crate::journal::confirm(&mut self.state.lock().confirmed, digest);
+        drop(journal);
+        self.changed();
+        Ok(())
+    }
+
+    pub(crate) fn is_confirmed(&self, digest: &Digest) -> bool {
+        self.state.lock().confirmed.contains(digest)
     }
 
     pub(crate) fn parked(&self) -> Parked {

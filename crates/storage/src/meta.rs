@@ -70,6 +70,8 @@ pub enum Mark {
     Prefetched,
     /// The prefetch could not be started after all.
     PrefetchCancelled,
+    /// Its origin was seen to give it to anybody, without credentials.
+    Public,
 }
 
 /// A task in numbers: cheap to copy, kept in memory for every task.
@@ -112,6 +114,8 @@ pub struct TaskTimes {
     pub failed_at: Option<SystemTime>,
     /// When a prefetch was started.
     pub prefetched_at: Option<SystemTime>,
+    /// When its origin was seen to give it to anybody.
+    pub public_at: Option<SystemTime>,
 }
 
 impl TaskTimes {
@@ -122,6 +126,7 @@ impl TaskTimes {
             finished_at: None,
             failed_at: None,
             prefetched_at: None,
+            public_at: None,
         }
     }
 
@@ -136,6 +141,7 @@ impl TaskTimes {
             Mark::Failed => self.failed_at = Some(at),
             Mark::Prefetched => return self.prefetched_at = Some(at),
             Mark::PrefetchCancelled => return self.prefetched_at = None,
+            Mark::Public => return self.public_at = Some(at),
         }
         self.updated_at = at;
     }

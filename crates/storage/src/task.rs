@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
-use protocol::{Bitmap, ByteRange, Crc32, Geometry, PieceNumber, TaskId};
+use protocol::{Bitmap, ByteRange, Crc32, Digest, Geometry, PieceNumber, TaskId};
 use tokio::sync::watch;
 
 use crate::arrival::{End, SharedArrival};
@@ -242,6 +242,20 @@ impl Task {
     /// Why the origin was read last, if it was.
     pub fn origin_use(&self) -> Option<OriginUse> {
         self.handle.live.origin_use()
+    }
+
+    /// Writes down that the whole content was read and has this digest. Whoever needs to know later does not have to read it again.
+    /// Forgotten when a piece proves corrupt and is dropped.
+    ///
+    /// # Errors
+    /// [`TaskError::Deleted`], [`TaskError::Disk`].
+    pub fn confirm(&self, digest: Digest) -> Result<(), TaskError> {
+        self.handle.live.confirm(digest)
+    }
+
+    /// Whether the whole content is known to have this digest.
+    pub fn is_confirmed(&self, digest: &Digest) -> bool {
+        self.handle.live.is_confirmed(digest)
     }
 
     /// Sets anew whether a full disk may take the task, and how long it lives, counted from its creation.

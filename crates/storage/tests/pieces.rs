@@ -7,7 +7,7 @@ mod common;
 use std::sync::Arc;
 
 use common::*;
-use protocol::{Crc32, PieceNumber};
+use protocol::{Crc32, Digest, PieceNumber};
 use storage::{
     Claim, CommitError, Lookup, Mark, ReadError, Retention, TaskError, Verdict, WriteError,
 };
@@ -469,4 +469,38 @@ fn a_journal_with_much_superseded_is_compacted() {
     let task = store.task(&task_id("a")).unwrap().unwrap();
     assert!(task.is_complete().unwrap());
     assert_eq!(task.summary().times, times);
+}
+
+#[test]
+fn a_confirmed_digest_is_remembered_until_a_piece_proves_corrupt() {
+    let dir = folder();
+    let digest = |byte| Digest::Sha256([byte; 32]);
+    {
+        let store = open(dir.path());
+        let task = create(&store, "a", 10, 4);
+        for piece in 0..3 {
+            fill_piece(&task, piece);
+        }
+        assert!(!task.is_confirmed(&digest(1)));
+        let changes = task.changes();
+        task.confirm(digest(2)).unwrap();
+        task.confirm(digest(1)).unwrap();
+        assert!(changes.has_changed().unwrap());
+        assert!(task.is_confirmed(&digest(1)) && !task.is_confirmed(&digest(2)));
+        assert!(task.summary().times.public_at.is_none());
+        task.mark(Mark::Public).unwrap();
+    }
+    let store = open(dir.path());
+    let task = store.task(&task_id("a")).unwrap().unwrap();
+    assert!(task.is_confirmed(&digest(1)));
+    assert!(task.summary().times.public_at.is_some());
+    // Somebody writes into the content, and the piece is found out.
+    flip(&content_path(dir.path(), task.id()), 5);
+    assert_eq!(task.verify(PieceNumber(1)).unwrap(), Verdict::Dropped);
+    assert!(!task.is_confirmed(&digest(1)));
+    drop(task);
+    drop(store);
+    let store = open(dir.path());
+    let task = store.task(&task_id("a")).unwrap().unwrap();
+    assert!(!task.is_confirmed(&digest(1)));
 }

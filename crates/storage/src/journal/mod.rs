@@ -23,6 +23,8 @@ pub(crate) use record::{
     EpochStamp, PieceEntry, RECORD_LEN_MAX, Record, Stamp, from_millis, millis,
 };
 
+use protocol::Digest;
+
 use crate::error::{DiskContext, DiskError};
 use crate::meta::{NewTask, OriginUse, Retention, TaskTimes};
 
@@ -182,6 +184,8 @@ pub(crate) struct Replay {
     pub(crate) stamp: Option<EpochStamp>,
     /// Why the origin was read, if it was.
     pub(crate) origin_use: Option<OriginUse>,
+    /// What the whole content was found to hash to, if no piece was dropped since.
+    pub(crate) confirmed: Vec<Digest>,
     /// How many bytes are good.
     pub(crate) good_len: u64,
     /// Whether anything stands behind the good part.
@@ -199,6 +203,7 @@ impl Replay {
             pieces: BTreeMap::new(),
             stamp: None,
             origin_use: None,
+            confirmed: Vec::new(),
             good_len: 0,
             damaged: false,
             record_count: 1,
@@ -219,11 +224,13 @@ impl Replay {
             }
             Record::Dropped { number } => {
                 self.stamp = None;
+                self.confirmed.clear();
                 self.pieces.remove(&number);
             }
             Record::Stamp(stamp) => self.stamp = Some(stamp),
             Record::Retention { retention, ttl } => self.set_retention(retention, ttl),
             Record::OriginUse(origin_use) => self.origin_use = Some(origin_use),
+            Record::Confirmed { digest } => confirm(&mut self.confirmed, digest),
         }
         self.record_count += 1;
         true
@@ -260,6 +267,7 @@ impl Replay {
         marks.push((Mark::Failed, times.failed_at));
         marks.sort_by_key(|(_, at)| *at);
         marks.push((Mark::Prefetched, times.prefetched_at));
+        marks.push((Mark::Public, times.public_at));
         let marks = marks
             .into_iter()
             .filter_map(|(mark, at)| at.map(|at| Record::Mark { mark, at }));
@@ -268,11 +276,19 @@ impl Replay {
             piece: piece.clone(),
         });
         let origin_use = self.origin_use.clone().map(Record::OriginUse);
+        let confirmed = self.confirmed.iter().cloned();
         marks
             .chain(origin_use)
             .chain(pieces)
+            .chain(confirmed.map(|digest| Record::Confirmed { digest }))
             .chain(self.stamp.map(Record::Stamp))
     }
+}
+
+/// Adds a digest of the content; one per function, the latest counts.
+pub(crate) fn confirm(confirmed: &mut Vec<Digest>, digest: Digest) {
+    confirmed.retain(|known| known.algorithm() != digest.algorithm());
+    confirmed.push(digest);
 }
 
 /// Reads a journal up to its end or to the first damage. Nothing when its first record is not good. Allocates no more

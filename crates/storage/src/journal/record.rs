@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use protocol::{Crc32, Geometry, PeerId, TaskId, TaskKind, TrafficType};
+use protocol::{Crc32, Digest, Geometry, PeerId, TaskId, TaskKind, TrafficType};
 
 use crate::meta::{Mark, NewTask, OriginUse, PieceOrigin, Retention};
 
@@ -37,6 +37,8 @@ pub(crate) enum Record {
     },
     /// The origin is read; the last of these counts.
     OriginUse(OriginUse),
+    /// The whole content was read and has this digest.
+    Confirmed { digest: Digest },
 }
 
 /// A whole piece, without what the geometry says.
@@ -68,6 +70,7 @@ const TAG_DROPPED: u8 = 4;
 const TAG_STAMP: u8 = 5;
 const TAG_RETENTION: u8 = 6;
 const TAG_ORIGIN_USE: u8 = 7;
+const TAG_CONFIRMED: u8 = 8;
 
 impl Record {
     /// Appends the record's bytes, without framing.
@@ -112,6 +115,10 @@ impl Record {
                 put_time(out, *at);
                 put_text(out, reason);
             }
+            Self::Confirmed { digest } => {
+                out.push(TAG_CONFIRMED);
+                put_text(out, &digest.to_string());
+            }
         }
     }
 
@@ -145,6 +152,9 @@ impl Record {
                 let reason = fields.text()?.to_owned();
                 Self::OriginUse(OriginUse { reason, at })
             }
+            TAG_CONFIRMED => Self::Confirmed {
+                digest: fields.text()?.parse().ok()?,
+            },
             _ => return None,
         };
         fields.0.is_empty().then_some(record)
@@ -219,12 +229,13 @@ fn decode_piece(fields: &mut Fields<'_>) -> Option<Record> {
     })
 }
 
-const MARKS: [Mark; 5] = [
+const MARKS: [Mark; 6] = [
     Mark::Started,
     Mark::Finished,
     Mark::Failed,
     Mark::Prefetched,
     Mark::PrefetchCancelled,
+    Mark::Public,
 ];
 
 fn mark_number(mark: Mark) -> u8 {
@@ -234,6 +245,7 @@ fn mark_number(mark: Mark) -> u8 {
         Mark::Failed => 2,
         Mark::Prefetched => 3,
         Mark::PrefetchCancelled => 4,
+        Mark::Public => 5,
     }
 }
 
@@ -420,13 +432,16 @@ pub(crate) mod tests {
         prop_oneof![
             task,
             piece,
-            (0usize..5, ms()).prop_map(|(mark, at)| Record::Mark {
+            (0usize..6, ms()).prop_map(|(mark, at)| Record::Mark {
                 mark: MARKS[mark],
                 at
             }),
             any::<u32>().prop_map(|number| Record::Dropped { number }),
             (retention(), ttl()).prop_map(|(retention, ttl)| Record::Retention { retention, ttl }),
             (".{0,80}", ms()).prop_map(|(reason, at)| Record::OriginUse(OriginUse { reason, at })),
+            any::<[u8; 32]>().prop_map(|bytes| Record::Confirmed {
+                digest: Digest::Sha256(bytes)
+            }),
             (any::<u64>(), any::<u64>(), any::<i64>(), any::<u32>()).prop_map(
                 |(epoch, len, mtime_s, mtime_ns)| {
                     Record::Stamp(EpochStamp {
