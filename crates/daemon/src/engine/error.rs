@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use protocol::TaskId;
+use protocol::{Digest, PieceNumber, TaskId};
 use source::SourceError;
 
 /// A download that failed. Cheap to clone: every waiting caller receives the same one.
@@ -53,6 +53,36 @@ pub enum DownloadError {
         /// What was tried last.
         reason: String,
     },
+
+    /// The content is not what it must be. It was deleted.
+    #[error(
+        "content of task {task_id}, given by {from}, has digest {got}, expected {want}: it was deleted; if the digest is the right one, ask again, else correct it"
+    )]
+    Digest {
+        /// The task.
+        task_id: TaskId,
+        /// As computed.
+        got: Box<Digest>,
+        /// As it must be.
+        want: Box<Digest>,
+        /// Whose bytes they were.
+        from: String,
+    },
+
+    /// Bytes that a reader was given before they were checked proved wrong.
+    #[error(
+        "piece {piece} of task {task_id} was wrong after a part of it had been handed out: ask again"
+    )]
+    Retracted {
+        /// The task.
+        task_id: TaskId,
+        /// The piece.
+        piece: PieceNumber,
+    },
+
+    /// The origin does not tell the length, and the caller would rather read it directly.
+    #[error("the origin does not say how long the content is, and no peer knows")]
+    Unmeasured,
 
     /// Piece after piece could not be written.
     #[error("the content cannot be stored: {reason}")]

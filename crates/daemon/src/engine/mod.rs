@@ -16,17 +16,20 @@ mod held;
 pub mod origin;
 pub mod parents;
 mod pieces;
+mod prefetch;
+mod reader;
 pub mod session;
 mod spec;
 mod sync_pieces;
 mod unmeasured;
+mod verify;
 mod waiting;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use protocol::{Bitmap, ByteRange, Geometry, PieceSpan, TaskId};
+use protocol::{Bitmap, ByteRange, Geometry, PieceSpan, SegmentIndex, TaskId};
 use source::{Facts, RangeSupport, Version};
 use storage::{CreateError, Mark, NewTask, Task};
 use tokio::sync::mpsc::error::TrySendError;
@@ -35,7 +38,8 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 pub use error::DownloadError;
-pub use spec::{DownloadSpec, Limits};
+pub use reader::{Reader, Run};
+pub use spec::{DownloadSpec, Limits, Probe};
 pub use waiting::{Download, PieceDone, Started};
 
 use crate::identity::Identity;
@@ -43,7 +47,7 @@ use crate::link::Hub;
 use crate::metrics::Metrics;
 use crate::schedulers::Schedulers;
 use origin::OriginReader;
-use session::{Event, Session, SessionHandle};
+use session::{Event, Session, SessionHandle, Want};
 use unmeasured::Spooled;
 
 /// How long a caller waits before it tries again to join a session whose queue is full.
@@ -79,6 +83,7 @@ pub(crate) struct Inner {
     sessions: Mutex<HashMap<TaskId, SessionHandle>>,
     /// One probe per task at a time, however many callers come at once.
     probes: Mutex<HashMap<TaskId, Arc<tokio::sync::Mutex<()>>>>,
+    verifications: verify::Verifications,
     pub(crate) tasks: TaskTracker,
     pub(crate) cancel: CancellationToken,
 }
@@ -103,6 +108,7 @@ impl Engine {
             hub,
             sessions: Mutex::default(),
             probes: Mutex::default(),
+            verifications: verify::Verifications::default(),
             tasks: TaskTracker::new(),
             cancel,
         };
@@ -155,6 +161,20 @@ impl Engine {
         }
         let local = verified(&task, &wanted).await?;
         let is_finished = wanted.ones().all(|piece| local.get(piece));
+        let whole = range.is_none_or(|range| range.length == geometry.content_length());
+        let checks = match whole {
+            true => self.checks(&spec, &task)?,
+            false => Vec::new(),
+        };
+        let want = Want {
+            reader: spec
+                .in_order
+                .then(|| first_segment(&geometry, range))
+                .flatten(),
+            ahead: spec.is_prefetch,
+            named_by: spec.named_by.clone().filter(|_| whole),
+            pieces: wanted.clone(),
+        };
         let session = if is_finished {
             if spec.announce_if_held {
                 held::announce(inner, &spec, &geometry);
@@ -163,7 +183,7 @@ impl Engine {
         } else {
             let origin = facts.map_or_else(|| stored_origin(&task), OriginReader::idle);
             task.mark(Mark::Started)?;
-            Some(self.join(spec, &task, &wanted, origin).await?)
+            Some(self.join(spec, &task, &want, origin).await?)
         };
         let peer_id = match &session {
             Some(session) => session.peer_id.clone(),
@@ -180,7 +200,31 @@ impl Engine {
             peer_id,
             task,
         };
-        Ok(Download::new(started, wanted, local, session))
+        Ok(Download::new(started, wanted, local, session, checks))
+    }
+
+    /// The digests that the whole content must have, as this caller sees it.
+    fn checks(
+        &self,
+        spec: &DownloadSpec,
+        task: &Task,
+    ) -> Result<Vec<verify::Verification>, DownloadError> {
+        let (named, stated) = (&spec.named_by, &spec.digest);
+        if let (Some(named), Some(stated)) = (named, stated)
+            && named.algorithm() == stated.algorithm()
+            && named != stated
+        {
+            return Err(DownloadError::Invalid(format!(
+                "the content is named by {named}, but the request says that its digest is {stated}: correct one of them"
+            )));
+        }
+        let stated = stated
+            .as_ref()
+            .filter(|stated| Some(*stated) != named.as_ref());
+        let digests = named.iter().chain(stated);
+        Ok(digests
+            .map(|digest| verify::verify(&self.inner, task, digest))
+            .collect())
     }
 
     /// The task in the store, created after asking the origin when it is not there yet.
@@ -196,10 +240,7 @@ impl Engine {
         let turn = gate.lock().await;
         let found = match inner.parts.store.task(&spec.task_id)? {
             Some(task) => Ok((task, None)),
-            None => self
-                .probe(spec)
-                .await
-                .map(|(task, facts)| (task, Some(facts))),
+            None => self.probe(spec).await,
         };
         drop(turn);
         let mut probes = inner.probes.lock();
@@ -209,48 +250,16 @@ impl Engine {
         found
     }
 
-    async fn probe(&self, spec: &DownloadSpec) -> Result<(Task, Facts), DownloadError> {
+    async fn probe(&self, spec: &DownloadSpec) -> Result<(Task, Option<Facts>), DownloadError> {
         let inner = &self.inner;
-        let request = origin::request(spec)?.with_deadline(inner.parts.limits.piece_timeout);
-        let scheme = request.url.scheme().to_owned();
-        let asked = std::time::Instant::now();
-        let answer = inner.parts.sources.stat(&request).await;
-        let failed = answer.is_err();
-        let metrics = &inner.parts.metrics;
-        metrics.origin_asked(&scheme, "HEAD", failed, asked.elapsed());
-        let facts = answer?;
-        let mut spooled = None;
-        let content_length = match facts.content_length {
-            Some(length) => length,
-            None => match unmeasured::length_in_swarm(inner, &spec.task_id).await {
-                Some(length) => length,
-                None if spec.disable_back_to_source => {
-                    return Err(DownloadError::NoParents {
-                        task_id: spec.task_id.clone(),
-                        reason:
-                            "the origin does not say how long the content is, and no peer knows"
-                                .to_owned(),
-                    });
-                }
-                None => {
-                    let room = inner
-                        .parts
-                        .store
-                        .usage()
-                        .map_or(u64::MAX, |usage| usage.available);
-                    let whole = origin::request(spec)?;
-                    let read = Spooled::read(inner, &whole, room).await?;
-                    spooled.insert(read).length()
-                }
-            },
-        };
+        let learnt = self.learn(spec).await?;
         let geometry = match spec.piece_length {
-            Some(piece_length) => Geometry::new(content_length, piece_length),
-            None => Geometry::standard(content_length),
+            Some(piece_length) => Geometry::new(learnt.content_length, piece_length),
+            None => Geometry::standard(learnt.content_length),
         }
         .map_err(|error| DownloadError::Invalid(error.to_string()))?;
-        let task = self.create(spec, geometry, &facts).await?;
-        if let Some(spooled) = spooled {
+        let task = self.create(spec, geometry, learnt.facts.as_ref()).await?;
+        if let Some(spooled) = learnt.spooled {
             let (filled, id) = (task.clone(), task.id().clone());
             let stored = tokio::task::spawn_blocking(move || spooled.store(&filled)).await;
             stored
@@ -262,7 +271,78 @@ impl Engine {
             task.note_origin_use("the origin does not say how long the content is")?;
             held::announce(inner, spec, &geometry);
         }
-        Ok((task, facts))
+        Ok((task, learnt.facts))
+    }
+
+    /// How long the content is, from whoever may be asked.
+    async fn learn(&self, spec: &DownloadSpec) -> Result<Learnt, DownloadError> {
+        let inner = &self.inner;
+        let in_swarm = async || {
+            let length = unmeasured::length_in_swarm(inner, &spec.task_id).await?;
+            Some(Learnt::of(length, None))
+        };
+        let facts = match &spec.probe {
+            Probe::Known(facts) => Facts::clone(facts),
+            Probe::Swarm => {
+                return in_swarm().await.ok_or_else(|| DownloadError::NoParents {
+                    task_id: spec.task_id.clone(),
+                    reason: "the origin is away, and no peer knows the content".to_owned(),
+                });
+            }
+            Probe::Measure | Probe::Ask => {
+                // What a digest names is the same wherever it is: the origin needs not be asked.
+                if spec.named_by.is_some()
+                    && let Some(learnt) = in_swarm().await
+                {
+                    return Ok(learnt);
+                }
+                match self.stat(spec).await {
+                    Ok(facts) => facts,
+                    Err(error) if is_away(&error) => {
+                        return in_swarm().await.ok_or(error.into());
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        };
+        if let Some(length) = facts.content_length {
+            return Ok(Learnt::of(length, Some(facts)));
+        }
+        if let Some(mut learnt) = in_swarm().await {
+            learnt.facts = Some(facts);
+            return Ok(learnt);
+        }
+        if spec.disable_back_to_source {
+            return Err(DownloadError::NoParents {
+                task_id: spec.task_id.clone(),
+                reason: "the origin does not say how long the content is, and no peer knows"
+                    .to_owned(),
+            });
+        }
+        if !matches!(spec.probe, Probe::Measure) {
+            return Err(DownloadError::Unmeasured);
+        }
+        let room = inner
+            .parts
+            .store
+            .usage()
+            .map_or(u64::MAX, |usage| usage.available);
+        let spooled = Spooled::read(inner, &origin::request(spec)?, room).await?;
+        let mut learnt = Learnt::of(spooled.length(), Some(facts));
+        learnt.spooled = Some(spooled);
+        Ok(learnt)
+    }
+
+    async fn stat(&self, spec: &DownloadSpec) -> Result<Facts, source::SourceError> {
+        let parts = &self.inner.parts;
+        let request = origin::request(spec)?.with_deadline(parts.limits.piece_timeout);
+        let scheme = request.url.scheme().to_owned();
+        let asked = std::time::Instant::now();
+        let answer = parts.sources.stat(&request).await;
+        parts
+            .metrics
+            .origin_asked(&scheme, "HEAD", answer.is_err(), asked.elapsed());
+        answer
     }
 
     /// Creates the task in the store, evicting others when there is no room.
@@ -270,19 +350,21 @@ impl Engine {
         &self,
         spec: &DownloadSpec,
         geometry: Geometry,
-        facts: &Facts,
+        facts: Option<&Facts>,
     ) -> Result<Task, DownloadError> {
         let store = &self.inner.parts.store;
         let mut new = NewTask::new(spec.task_id.clone(), spec.kind, spec.url.clone(), geometry);
-        new.response_header = facts.header.clone().into_iter().collect();
-        // A server proves it by its answer to the probe more often than it says so; a later session has only what is stored.
-        let told = |name: &String| name.eq_ignore_ascii_case("accept-ranges");
-        if facts.ranges == RangeSupport::Yes && !new.response_header.keys().any(told) {
-            let (name, value) = ("accept-ranges".to_owned(), "bytes".to_owned());
-            new.response_header.insert(name, value);
+        if let Some(facts) = facts {
+            new.response_header = facts.header.clone().into_iter().collect();
+            // A server proves it by its answer to the probe more often than it says so; a later session has only what is stored.
+            let told = |name: &String| name.eq_ignore_ascii_case("accept-ranges");
+            if facts.ranges == RangeSupport::Yes && !new.response_header.keys().any(told) {
+                let (name, value) = ("accept-ranges".to_owned(), "bytes".to_owned());
+                new.response_header.insert(name, value);
+            }
+            new.etag.clone_from(&facts.version.etag);
+            new.last_modified.clone_from(&facts.version.last_modified);
         }
-        new.etag.clone_from(&facts.version.etag);
-        new.last_modified.clone_from(&facts.version.last_modified);
         let creating = store.clone();
         let created = tokio::task::spawn_blocking(move || creating.create_task(new)).await;
         match created.map_err(|error| DownloadError::Invalid(error.to_string()))? {
@@ -306,7 +388,7 @@ impl Engine {
         &self,
         spec: DownloadSpec,
         task: &Task,
-        wanted: &Bitmap,
+        want: &Want,
         origin: OriginReader,
     ) -> Result<SessionHandle, DownloadError> {
         let inner = &self.inner;
@@ -317,7 +399,7 @@ impl Engine {
                     .get(task.id())
                     .filter(|session| session.outcome.borrow().is_none());
                 let joined =
-                    running.map(|session| session.events.try_send(Event::Want(wanted.clone())));
+                    running.map(|session| session.events.try_send(Event::Want(want.clone())));
                 match joined {
                     Some(Ok(())) => return Ok(sessions[task.id()].clone()),
                     // It is busy hearing others.
@@ -328,7 +410,7 @@ impl Engine {
                             return Err(DownloadError::Busy { count });
                         }
                         let session =
-                            Session::start(inner, spec, task.clone(), wanted.clone(), origin)?;
+                            Session::start(inner, spec, task.clone(), want.clone(), origin)?;
                         sessions.insert(task.id().clone(), session.clone());
                         return Ok(session);
                     }
@@ -337,6 +419,29 @@ impl Engine {
             tokio::time::sleep(JOIN_PAUSE).await;
         }
     }
+}
+
+/// What has to be known before a task can be created.
+struct Learnt {
+    content_length: u64,
+    /// Absent when only the swarm was asked.
+    facts: Option<Facts>,
+    spooled: Option<Spooled>,
+}
+
+impl Learnt {
+    fn of(content_length: u64, facts: Option<Facts>) -> Self {
+        Self {
+            content_length,
+            facts,
+            spooled: None,
+        }
+    }
+}
+
+/// Whether the origin is out of reach or out of order, rather than refusing.
+pub(crate) fn is_away(error: &source::SourceError) -> bool {
+    error.retry() != source::Retry::Never || matches!(error, source::SourceError::Deadline { .. })
 }
 
 /// What the origin was when the task was created.
@@ -382,6 +487,13 @@ fn resolve_range(
     ByteRange::parse_header(header, content_length)
         .map(Some)
         .map_err(|_| refused(header.clone()))
+}
+
+/// Where a caller that reads in order begins.
+fn first_segment(geometry: &Geometry, range: Option<ByteRange>) -> Option<SegmentIndex> {
+    let start = range.map_or(0, |range| range.start);
+    let span = geometry.piece(geometry.piece_at(start)?)?;
+    geometry.segment_at(span.number, start - span.offset)
 }
 
 fn wanted_spans(

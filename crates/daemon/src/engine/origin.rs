@@ -131,6 +131,15 @@ pub(super) struct Reach<'a> {
     pub(super) cancel: &'a CancellationToken,
 }
 
+/// What is wanted, and in which order.
+pub(super) struct Wishes<'a> {
+    pub(super) wanted: &'a Bitmap,
+    /// Those that somebody waits for; they come first, without the limit for what is read ahead of need.
+    pub(super) hurried: &'a Bitmap,
+    /// Where somebody reads in order: what lies before it comes first.
+    pub(super) from: Option<PieceNumber>,
+}
+
 /// Neighbouring pieces with a writer for each that is wanted.
 struct Run {
     range: ByteRange,
@@ -233,7 +242,7 @@ impl OriginReader {
     pub(super) fn next_run(
         &mut self,
         reach: &Reach<'_>,
-        wanted: &Bitmap,
+        wishes: &Wishes<'_>,
         busy: &HashSet<PieceNumber>,
         pieces: &mut Pieces,
     ) -> Vec<PieceNumber> {
@@ -253,12 +262,22 @@ impl OriginReader {
         let free = |piece: &PieceNumber| {
             !pieces.is_held(*piece) && !in_progress.contains(piece) && !busy.contains(piece)
         };
-        let mut missing = wanted.ones().map(PieceNumber).filter(free);
-        let numbers: Vec<PieceNumber> = if ordered {
-            missing.collect()
-        } else {
-            missing.next().into_iter().collect()
+        let missing = |of: &'_ Bitmap, from: u32| {
+            let ahead = of.ones().map(PieceNumber).filter(|piece| piece.0 >= from);
+            ahead.filter(free).next()
         };
+        let numbers: Vec<PieceNumber> = if ordered {
+            let wanted = wishes.wanted.ones().map(PieceNumber);
+            wanted.filter(free).collect()
+        } else {
+            let from = wishes.from.map_or(0, |piece| piece.0);
+            let next = missing(wishes.hurried, from)
+                .or_else(|| missing(wishes.hurried, 0))
+                .or_else(|| missing(wishes.wanted, from))
+                .or_else(|| missing(wishes.wanted, 0));
+            next.into_iter().collect()
+        };
+        let ahead = !numbers.iter().any(|piece| wishes.hurried.get(piece.0));
         let Some(run) = Run::new(&numbers, ordered, pieces) else {
             return Vec::new();
         };
@@ -270,6 +289,7 @@ impl OriginReader {
             received: self.received.clone(),
             events: reach.events.clone(),
             links: reach.links.clone(),
+            limit: ahead.then(|| reach.engine.parts.limits.prefetch.clone()),
         };
         let cancel = reach.cancel.clone();
         reach.engine.tasks.spawn(async move {
@@ -331,6 +351,8 @@ struct RunReader {
     received: Arc<AtomicU64>,
     events: mpsc::Sender<Event>,
     links: Arc<TaskLinks>,
+    /// Of a run that is read ahead of need.
+    limit: Option<Arc<transfer::RateLimit>>,
 }
 
 impl RunReader {
@@ -372,6 +394,9 @@ impl RunReader {
             .map(|piece| PieceFiller::new(piece, &self.links));
         while let Some(chunk) = body.next().await {
             let mut chunk = chunk?;
+            if let Some(limit) = &self.limit {
+                limit.acquire(chunk.len() as u64).await;
+            }
             self.received
                 .fetch_add(chunk.len() as u64, Ordering::Relaxed);
             while let Some(current) = filler.as_mut().filter(|_| !chunk.is_empty()) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use dragonfly_api::common::v2;
 use protocol::{ByteRange, Digest, TaskId, TaskKind};
+use source::Facts;
 
 /// One caller's wish, as `rpc` understood it from a `common.v2.Download`.
 #[derive(Debug, Clone)]
@@ -32,8 +33,14 @@ pub struct DownloadSpec {
     pub range: Option<ByteRange>,
     /// The part that is wanted as an HTTP `Range` value; used when `range` is absent.
     pub range_header: Option<String>,
-    /// What the whole content must hash to.
+    /// What the whole content must hash to, as the caller says.
     pub digest: Option<Digest>,
+    /// The digest that names the content: then the task id is its text, and other bytes are not this content.
+    pub named_by: Option<Digest>,
+    /// What is known of the origin already, or may be asked of it, when the task is new here.
+    pub probe: Probe,
+    /// The caller reads in order and waits for each byte: fetch what lies before it first.
+    pub in_order: bool,
     /// Never ask the origin for content.
     pub disable_back_to_source: bool,
     /// Ask the origin and nobody else; a scheduler says so to a seed peer.
@@ -52,6 +59,20 @@ pub struct DownloadSpec {
     pub origin: source::OriginOptions,
     /// The message as it came, repeated to the scheduler at registration.
     pub wire: Arc<v2::Download>,
+}
+
+/// How the length of a content is learnt that is new on this host.
+#[derive(Debug, Clone)]
+pub enum Probe {
+    /// The origin is asked; the swarm when the origin does not answer. Content without a length is read to its end to measure it.
+    Measure,
+    /// As before, but content without a length that the swarm does not know either is refused with
+    /// [`DownloadError::Unmeasured`](super::DownloadError::Unmeasured).
+    Ask,
+    /// The origin was asked a moment ago.
+    Known(Arc<Facts>),
+    /// The origin is known to be away: only the swarm is asked.
+    Swarm,
 }
 
 impl DownloadSpec {
@@ -74,6 +95,8 @@ pub struct Limits {
     pub schedule_count_max: u32,
     /// Tasks that may be in progress at once; more are refused.
     pub sessions_max: usize,
+    /// `proxy.prefetchBandwidthLimit`: bytes a second that are read from origins ahead of need.
+    pub prefetch: Arc<transfer::RateLimit>,
 }
 
 impl Default for Limits {
@@ -84,6 +107,7 @@ impl Default for Limits {
             piece_timeout: Duration::from_secs(360),
             schedule_count_max: 5,
             sessions_max: 4096,
+            prefetch: Arc::new(transfer::RateLimit::new(10_000_000_000)),
         }
     }
 }

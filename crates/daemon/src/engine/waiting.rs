@@ -6,10 +6,11 @@ use std::time::{Duration, SystemTime};
 
 use protocol::{Bitmap, ByteRange, Crc32, PeerId, PieceNumber, PieceSpan, TrafficType};
 use storage::{PieceRecord, Task};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::DownloadError;
-use super::session::{Outcome, SessionHandle};
+use super::reader::{Checks, Reader};
+use super::session::{Event, Outcome, SessionHandle};
 
 /// What is known when a download begins.
 #[derive(Debug, Clone)]
@@ -61,12 +62,15 @@ pub struct Download {
     left: Bitmap,
     /// Here before this download began.
     local: Bitmap,
-    changes: watch::Receiver<u64>,
-    session: Option<Waiting>,
+    pub(super) changes: watch::Receiver<u64>,
+    pub(super) session: Option<Waiting>,
+    pub(super) checks: Checks,
 }
 
-struct Waiting {
-    outcome: watch::Receiver<Outcome>,
+/// The session that works for a download.
+pub(super) struct Waiting {
+    pub(super) outcome: watch::Receiver<Outcome>,
+    pub(super) events: mpsc::Sender<Event>,
     _interest: Arc<()>,
 }
 
@@ -76,20 +80,29 @@ impl Download {
         wanted: Bitmap,
         local: Bitmap,
         session: Option<SessionHandle>,
+        checks: Checks,
     ) -> Self {
         Self {
             changes: started.task.changes(),
             started,
             left: wanted,
             local,
+            checks,
             session: session.map(|session| Waiting {
                 outcome: session.outcome,
+                events: session.events,
                 _interest: session.interest,
             }),
         }
     }
 
-    /// The next wanted piece that is here, in no particular order; `None` when all were handed out.
+    /// The same download, to be read in order instead of piece by piece.
+    pub fn into_reader(self) -> Reader {
+        Reader::new(self)
+    }
+
+    /// The next wanted piece that is here, in no particular order; `None` when all were handed out. Of a content that must have
+    /// a digest the last one is only handed out when it was found to have it.
     ///
     /// Cancel-safe. Waits as long as the session works; the session bounds its own waits.
     ///
@@ -103,6 +116,24 @@ impl Download {
             }
             if self.left.count() == 0 {
                 return None;
+            }
+            if self.left.count() == 1
+                && let Some(check) = self
+                    .checks
+                    .iter_mut()
+                    .find(|check| check.verdict().is_none())
+                && self
+                    .started
+                    .task
+                    .held()
+                    .is_ok_and(|held| self.left.ones().all(|piece| held.get(piece)))
+            {
+                // Everything is here: only the verdict is missing.
+                if let Err(error) = check.wait().await {
+                    self.left = Bitmap::new(0);
+                    return Some(Err(error));
+                }
+                continue;
             }
             let ended = match &mut self.session {
                 None => Some(Err(self.deleted())),
@@ -127,7 +158,8 @@ impl Download {
                 return Some(Ok(done));
             }
             if let Some(ended) = ended {
-                let error = ended.err().unwrap_or_else(|| self.deleted());
+                let refuted = self.checks.iter().find_map(|check| check.verdict()?.err());
+                let error = refuted.or(ended.err()).unwrap_or_else(|| self.deleted());
                 self.left = Bitmap::new(0);
                 return Some(Err(error));
             }
@@ -145,6 +177,14 @@ impl Download {
         let task = &self.started.task;
         let held = task.held().ok()?;
         let number = self.left.ones().find(|&piece| held.get(piece))?;
+        if self.left.count() == 1
+            && !self
+                .checks
+                .iter()
+                .all(|check| matches!(check.verdict(), Some(Ok(()))))
+        {
+            return None;
+        }
         let record = task.piece_record(PieceNumber(number))?;
         self.left.clear(number);
         Some(self.done(record))

@@ -12,7 +12,7 @@ use protocol::{ByteRange, Digest, DigestError, PieceSpan, StandardTask, TaskIdEr
 use source::{Hdfs, Hub, ObjectStorage, OriginOptions, Secret};
 use storage::{Existing, TaskSummary};
 
-use crate::engine::{DownloadSpec, PieceDone, Started};
+use crate::engine::{DownloadSpec, PieceDone, Probe, Started};
 use crate::output::OutputRequest;
 
 /// Shortest piece that is accepted. The tools and the proxy refuse less than 4 MiB; this only keeps the number of pieces
@@ -80,6 +80,7 @@ pub fn download_spec(download: v2::Download, door: Door) -> Result<DownloadSpec,
         return Err(RequestError::PieceLength(length));
     }
     let task_id = standard_task(&download).task_id()?;
+    let stated = download.digest.as_deref().map(str::parse).transpose()?;
     let range = download.range.as_ref().map(byte_range).transpose()?;
     let (range_header, request_header) = split_range(&download.request_header);
     Ok(DownloadSpec {
@@ -94,7 +95,11 @@ pub fn download_spec(download: v2::Download, door: Door) -> Result<DownloadSpec,
         piece_length: download.piece_length,
         range,
         range_header,
-        digest: download.digest.as_deref().map(str::parse).transpose()?,
+        // As in v2, only users of this host have a content checked against a digest of their own.
+        digest: stated.filter(|_| door == Door::Socket),
+        named_by: standard_task(&download).named_digest()?,
+        probe: Probe::Measure,
+        in_order: false,
         disable_back_to_source: download.disable_back_to_source,
         need_back_to_source: download.need_back_to_source,
         scheduling_always: download.scheduling_policy == SchedulingPolicy::Always as i32,
@@ -159,24 +164,6 @@ pub fn origin_options(messages: OriginMessages) -> OriginOptions {
         open_csg: messages
             .open_csg
             .map(|it| hub(it.revision, it.token, it.base_url)),
-    }
-}
-
-/// The same content, whole and ahead of need: what `prefetch` asks for beside a range.
-pub fn prefetch_of(spec: &DownloadSpec) -> DownloadSpec {
-    let mut wire = (*spec.wire).clone();
-    wire.range = None;
-    wire.request_header
-        .retain(|name, _| !name.eq_ignore_ascii_case("range"));
-    wire.prefetch = false;
-    wire.is_prefetch = true;
-    wire.output_path = None;
-    DownloadSpec {
-        range: None,
-        range_header: None,
-        is_prefetch: true,
-        wire: Arc::new(wire),
-        ..spec.clone()
     }
 }
 
@@ -368,12 +355,6 @@ mod tests {
         .unwrap();
         assert_eq!(spec.range_header.as_deref(), Some("bytes=0-1"));
         assert_eq!(spec.request_header.keys().collect::<Vec<_>>(), ["X-Other"]);
-        let prefetch = prefetch_of(&spec);
-        assert!(
-            prefetch.range_header.is_none()
-                && prefetch.wire.request_header.len() == 1
-                && prefetch.is_prefetch
-        );
     }
 
     #[test]

@@ -12,7 +12,6 @@ use dragonfly_api::dfdaemon::v2::download_task_response::Response as Kind;
 use dragonfly_api::dfdaemon::v2::{DownloadPieceFinishedResponse, DownloadTaskResponse};
 use futures::Stream;
 use futures::stream::unfold;
-use storage::Mark;
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 use tracing::{Instrument, Span, debug, info, info_span, warn};
@@ -112,7 +111,9 @@ impl Reply {
             None => None,
         };
         if extras.prefetch && download.started.range.is_some() {
-            prefetch(tasks, &spec, &download, &labels);
+            parts
+                .engine
+                .prefetch(&spec, &download.started.task, &labels);
         }
         let reply = Self {
             tasks: tasks.clone(),
@@ -254,31 +255,4 @@ async fn check_output(output: Output, download: &Download) -> Result<Output, Sta
     let task = download.started.task.clone();
     let checked = blocking(move || output.check(&task).map(|()| output)).await?;
     checked.map_err(|error| errors::output(&error))
-}
-
-/// Fetches the whole content in the background, once per task.
-fn prefetch(tasks: &Tasks, spec: &DownloadSpec, download: &Download, labels: &TaskLabels) {
-    let task = download.started.task.clone();
-    if task.summary().times.prefetched_at.is_some() || task.mark(Mark::Prefetched).is_err() {
-        return;
-    }
-    let spec = convert::prefetch_of(spec);
-    let (tasks, labels) = (tasks.clone(), labels.clone());
-    let shutdown = tasks.parts.shutdown.clone();
-    shutdown.spawn_until_begun("prefetch", async move {
-        tasks.parts.metrics.prefetch_begins(&labels);
-        let done = async {
-            let mut download = tasks.parts.engine.download(spec).await?;
-            while let Some(piece) = download.next().await {
-                piece?;
-            }
-            Ok::<(), crate::engine::DownloadError>(())
-        };
-        if let Err(error) = done.await {
-            tasks.parts.metrics.prefetch_failed(&labels);
-            warn!(task_id = %task.id(), %error, "prefetch failed");
-            // The next ranged request may try again.
-            let _ = task.mark(Mark::PrefetchCancelled);
-        }
-    });
 }

@@ -6,7 +6,8 @@ use super::*;
 impl Session {
     pub(super) fn hear(&mut self, event: Event) -> Result<(), DownloadError> {
         match event {
-            Event::Want(pieces) => self.want(&pieces),
+            Event::Want(want) => self.want(want),
+            Event::ReaderAt(segment) => self.reader_at(segment),
             Event::Scheduler(event) => self.hear_scheduler(event)?,
             Event::Link(event) => self.hear_link(event),
             Event::V2(event) => self.hear_v2(event),

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dragonfly_api::common::v2::Peer;
-use protocol::{Bitmap, Crc32, PeerId, PieceNumber, TrafficType};
+use protocol::{Bitmap, Crc32, Digest, PeerId, PieceNumber, SegmentIndex, TrafficType};
 use storage::PieceRecord;
 use swarm::{NeighbourKind, Picker, PickerAction, PickerEvent, PickerOptions, RequestId, Shown};
 use tokio::sync::{mpsc, watch};
@@ -23,9 +23,10 @@ use tracing::{debug, info, warn};
 
 use super::conversation::{Conversation, Ending, SchedulerEvent, Speaker};
 use super::fetch::{Fetch, FetchParts, Fetched};
-use super::origin::{OriginEvent, OriginReader, Reach};
+use super::origin::{OriginEvent, OriginReader, Reach, Wishes};
 use super::parents::{Parents, V2Event, V2News, sync_request};
 use super::pieces::{NoWriter, Pieces, Settled, Trust};
+use super::verify::{self, Verification};
 use super::{DownloadError, DownloadSpec, Inner, convert};
 use crate::link::{Link, LinkEvent, LinkNews, TaskLinks};
 
@@ -58,7 +59,9 @@ const GRACE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub enum Event {
     /// A caller wants these pieces too.
-    Want(Bitmap),
+    Want(Want),
+    /// Somebody who reads in order waits for this segment; nobody any more if there is none.
+    ReaderAt(Option<SegmentIndex>),
     /// From the scheduler.
     Scheduler(SchedulerEvent),
     /// From or about a host of this project.
@@ -69,6 +72,18 @@ pub enum Event {
     Fetched(Fetched),
     /// From the origin.
     Origin(OriginEvent),
+}
+
+/// What a caller wants of a session.
+#[derive(Debug, Clone)]
+pub struct Want {
+    pub(super) pieces: Bitmap,
+    /// Where a caller that reads in order begins.
+    pub(super) reader: Option<SegmentIndex>,
+    /// Fetched ahead of need: it may wait, and is read from the origin with a bandwidth limit of its own.
+    pub(super) ahead: bool,
+    /// The digest that names the content, of a caller that wants all of it.
+    pub(super) named_by: Option<Digest>,
 }
 
 /// How a session ended; `None` while it runs.
@@ -115,6 +130,12 @@ pub(super) struct Session {
     picker: Picker,
     actions: Vec<PickerAction>,
     wanted: Bitmap,
+    /// Those of the wanted pieces that somebody waits for now.
+    hurried: Bitmap,
+    /// Where somebody reads in order.
+    reader: Option<PieceNumber>,
+    /// Whether the content is what its name says, once all of it is wanted.
+    verification: Option<Verification>,
     pieces: Pieces,
     parents: Parents,
     fetches: HashMap<RequestId, Fetch>,
@@ -139,7 +160,7 @@ impl Session {
         engine: &Arc<Inner>,
         spec: DownloadSpec,
         task: storage::Task,
-        wanted: Bitmap,
+        want: Want,
         origin: OriginReader,
     ) -> Result<SessionHandle, DownloadError> {
         let (events_tx, events) = mpsc::channel(EVENTS_LEN);
@@ -163,9 +184,9 @@ impl Session {
             ..PickerOptions::default()
         };
         let seed = fastrand::u64(..);
-        let session = Self {
+        let mut session = Self {
             engine: engine.clone(),
-            picker: Picker::new(task.geometry(), &wanted, pieces.held(), options, seed),
+            picker: Picker::new(task.geometry(), &want.pieces, pieces.held(), options, seed),
             pieces,
             spec,
             links,
@@ -177,7 +198,10 @@ impl Session {
             interest: Arc::downgrade(&interest),
             callers_gone_at: None,
             actions: Vec::new(),
-            wanted,
+            wanted: Bitmap::new(task.geometry().piece_count()),
+            hurried: Bitmap::new(task.geometry().piece_count()),
+            reader: None,
+            verification: None,
             parents: Parents::default(),
             fetches: HashMap::new(),
             scheduling: Scheduling::None,
@@ -191,6 +215,7 @@ impl Session {
             cancel: engine.cancel.child_token(),
             task,
         };
+        session.want(want);
         engine.tasks.spawn(session.run(standing));
         Ok(handle)
     }
@@ -222,6 +247,7 @@ impl Session {
                         self.hear(event)?;
                     }
                 }
+                verdict = verdict(&mut self.verification) => verdict?,
                 () = sleep_until(wake) => self.tick()?,
             }
         }
@@ -234,8 +260,8 @@ impl Session {
         // Whoever joins holds this lock: nobody can join between looking and leaving.
         let mut sessions = engine.sessions.lock();
         while let Ok(event) = self.events.try_recv() {
-            if let Event::Want(pieces) = event {
-                self.want(&pieces);
+            if let Event::Want(want) = event {
+                self.want(want);
             }
         }
         if !self.is_complete() {
@@ -258,7 +284,11 @@ impl Session {
     }
 
     fn is_complete(&self) -> bool {
-        self.pieces.all_held(&self.wanted)
+        let verified = self
+            .verification
+            .as_ref()
+            .is_none_or(|verification| matches!(verification.verdict(), Some(Ok(()))));
+        verified && self.pieces.all_held(&self.wanted)
     }
 
     fn begin(&mut self, standing: Vec<Arc<Link>>) -> Result<(), DownloadError> {
@@ -302,11 +332,28 @@ impl Session {
         small && !self.spec.scheduling_always && !self.spec.disable_back_to_source
     }
 
-    fn want(&mut self, pieces: &Bitmap) {
-        self.wanted.union_with(pieces);
+    fn want(&mut self, want: Want) {
+        self.wanted.union_with(&want.pieces);
+        if !want.ahead {
+            self.hurried.union_with(&want.pieces);
+        }
+        if let Some(digest) = &want.named_by
+            && self.verification.is_none()
+        {
+            self.verification = Some(verify::verify(&self.engine, &self.task, digest));
+        }
         self.pick(PickerEvent::WantMore {
-            pieces: pieces.clone(),
+            pieces: want.pieces,
         });
+        if want.reader.is_some() {
+            self.reader_at(want.reader);
+        }
+    }
+
+    fn reader_at(&mut self, segment: Option<SegmentIndex>) {
+        let geometry = self.task.geometry();
+        self.reader = segment.and_then(|segment| Some(geometry.segment(segment)?.piece));
+        self.pick(PickerEvent::ReaderAt { segment });
     }
 
     fn pick(&mut self, event: PickerEvent) {
@@ -401,9 +448,14 @@ impl Session {
                 events: &self.events_tx,
                 cancel: &self.cancel,
             };
+            let wishes = Wishes {
+                wanted: &self.wanted,
+                hurried: &self.hurried,
+                from: self.reader,
+            };
             let run = self
                 .origin
-                .next_run(&reach, &self.wanted, &busy, &mut self.pieces);
+                .next_run(&reach, &wishes, &busy, &mut self.pieces);
             if run.is_empty() {
                 return;
             }
@@ -437,6 +489,13 @@ impl Session {
         for (_, fetch) in self.fetches.drain() {
             fetch.cancel();
         }
+        if let (Err(DownloadError::Digest { .. }), Some(conversation)) =
+            (&outcome, self.conversation())
+            && let Some(parent) = verify::sole_parent(&self.task)
+        {
+            // Nobody else can have been at fault: it is not offered to us again.
+            conversation.piece_failed(0, &parent);
+        }
         self.parents.close();
         self.links.detach(&self.events_tx);
         self.cancel.cancel();
@@ -461,5 +520,17 @@ impl Session {
             }
             Scheduling::None => {}
         }
+    }
+}
+
+/// Waits for a verdict that is against the content; a good one is seen by [`Session::is_complete`].
+async fn verdict(verification: &mut Option<Verification>) -> Result<(), DownloadError> {
+    match verification {
+        Some(verification) if verification.verdict().is_none() => verification.wait().await,
+        Some(verification) => match verification.verdict() {
+            Some(Err(error)) => Err(error),
+            _ => std::future::pending().await,
+        },
+        None => std::future::pending().await,
     }
 }
