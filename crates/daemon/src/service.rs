@@ -35,7 +35,7 @@ use crate::link::proto::swarm_server::SwarmServer;
 use crate::link::{Hub, LinkService};
 use crate::metrics::Metrics;
 use crate::proxy::intercept::{CaError, Interception};
-use crate::proxy::p2p::P2p;
+use crate::proxy::p2p::{P2p, P2pParts};
 use crate::proxy::{self, Proxy, ProxyParts};
 use crate::rpc::download::DownloadService;
 use crate::rpc::local::{LocalService, Place};
@@ -259,7 +259,14 @@ async fn try_start(config: Config, shutdown: &Shutdown) -> Result<Addresses, Sta
         gc: config.gc.clone(),
         dynconfig: dynconfig.clone(),
     };
-    let proxy = proxy(&config, &addresses, &sources, &dynconfig, &metrics)?;
+    let p2p = P2p::new(P2pParts {
+        engine: core.engine.clone(),
+        identity: identity.clone(),
+        metrics: metrics.clone(),
+        config: &config.proxy,
+        storage_dir: &config.storage.dir,
+    });
+    let proxy = proxy(&config, &addresses, &sources, &dynconfig, &metrics, p2p)?;
     let stats = stats::router(identity.clone(), core.engine.clone(), schedulers);
     listeners
         .serve(
@@ -557,6 +564,7 @@ fn proxy(
     sources: &source::Sources,
     dynconfig: &Arc<Dynconfig>,
     metrics: &Arc<Metrics>,
+    p2p: P2p,
 ) -> Result<Proxy, StartError> {
     let http = sources.http().ok_or_else(|| StartError::Internal {
         what: "the proxy",
@@ -567,7 +575,7 @@ fn proxy(
         listen: addresses.proxy,
         ip: config.host.ip,
         http: http.clone(),
-        p2p: P2p::default(),
+        p2p,
         dynconfig: dynconfig.clone(),
         metrics: metrics.clone(),
         interception: Interception::new(&config.proxy, &config.storage.dir)?,
@@ -665,6 +673,19 @@ fn limits(config: &Config) -> Limits {
         concurrent_source_pieces: count(config.download.back_to_source_concurrent_piece_count),
         piece_timeout: config.download.piece_timeout,
         schedule_count_max: config.scheduler.max_schedule_count,
+        prefetch: Arc::new(transfer::RateLimit::new(
+            config.proxy.prefetch_bandwidth_limit.as_u64(),
+        )),
+        origins_know_nobody: !config
+            .backend
+            .request_header
+            .keys()
+            .any(|name| source::is_secret_header(name))
+            && config
+                .backend
+                .upstreams
+                .iter()
+                .all(|upstream| upstream.credentials.is_none()),
         ..Limits::default()
     }
 }

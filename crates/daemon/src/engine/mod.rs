@@ -17,6 +17,7 @@ pub mod origin;
 pub mod parents;
 mod pieces;
 mod prefetch;
+pub mod public;
 mod reader;
 pub mod session;
 mod spec;
@@ -122,6 +123,16 @@ impl Engine {
         &self.inner.parts.store
     }
 
+    /// The origins.
+    pub fn sources(&self) -> &source::Sources {
+        &self.inner.parts.sources
+    }
+
+    /// Whether an origin that gives this content gives it to anybody.
+    pub fn is_anonymous(&self, spec: &DownloadSpec) -> bool {
+        self.inner.parts.limits.origins_know_nobody && public::is_anonymous(spec)
+    }
+
     /// How many tasks are in progress.
     pub fn sessions(&self) -> usize {
         self.inner.sessions.lock().len()
@@ -145,12 +156,34 @@ impl Engine {
     ///
     /// # Errors
     /// [`DownloadError`]; the origin's refusal, a full disk and a range that does not fit are found here.
-    pub async fn download(&self, mut spec: DownloadSpec) -> Result<Download, DownloadError> {
-        let inner = &self.inner;
-        if inner.cancel.is_cancelled() {
+    pub async fn download(&self, spec: DownloadSpec) -> Result<Download, DownloadError> {
+        let known = self.know(&spec).await?;
+        self.begin(known, spec).await
+    }
+
+    /// Learns what the content is, without fetching any of it: the first half of [`Engine::download`], for those who decide by
+    /// length or version what they want of it.
+    ///
+    /// # Errors
+    /// [`DownloadError`]; the origin's refusal and a full disk are found here.
+    pub async fn know(&self, spec: &DownloadSpec) -> Result<Known, DownloadError> {
+        if self.inner.cancel.is_cancelled() {
             return Err(DownloadError::Stopping);
         }
-        let (task, facts) = self.task(&spec).await?;
+        self.task(spec).await
+    }
+
+    /// The second half of [`Engine::download`]: begins to fetch what `spec` asks for.
+    ///
+    /// # Errors
+    /// [`DownloadError`]; a range that does not fit is found here.
+    pub async fn begin(
+        &self,
+        known: Known,
+        mut spec: DownloadSpec,
+    ) -> Result<Download, DownloadError> {
+        let inner = &self.inner;
+        let Known { task, facts, .. } = known;
         let geometry = *task.geometry();
         let range = resolve_range(&spec, &geometry)?;
         spec.range = range;
@@ -228,10 +261,10 @@ impl Engine {
     }
 
     /// The task in the store, created after asking the origin when it is not there yet.
-    async fn task(&self, spec: &DownloadSpec) -> Result<(Task, Option<Facts>), DownloadError> {
+    async fn task(&self, spec: &DownloadSpec) -> Result<Known, DownloadError> {
         let inner = &self.inner;
         if let Some(task) = inner.parts.store.task(&spec.task_id)? {
-            return Ok((task, None));
+            return Ok(Known::stored(task));
         }
         let gate = {
             let mut probes = inner.probes.lock();
@@ -239,7 +272,7 @@ impl Engine {
         };
         let turn = gate.lock().await;
         let found = match inner.parts.store.task(&spec.task_id)? {
-            Some(task) => Ok((task, None)),
+            Some(task) => Ok(Known::stored(task)),
             None => self.probe(spec).await,
         };
         drop(turn);
@@ -250,7 +283,7 @@ impl Engine {
         found
     }
 
-    async fn probe(&self, spec: &DownloadSpec) -> Result<(Task, Option<Facts>), DownloadError> {
+    async fn probe(&self, spec: &DownloadSpec) -> Result<Known, DownloadError> {
         let inner = &self.inner;
         let learnt = self.learn(spec).await?;
         let geometry = match spec.piece_length {
@@ -259,6 +292,9 @@ impl Engine {
         }
         .map_err(|error| DownloadError::Invalid(error.to_string()))?;
         let task = self.create(spec, geometry, learnt.facts.as_ref()).await?;
+        if learnt.facts.is_some() && self.is_anonymous(spec) {
+            task.mark(Mark::Public)?;
+        }
         if let Some(spooled) = learnt.spooled {
             let (filled, id) = (task.clone(), task.id().clone());
             let stored = tokio::task::spawn_blocking(move || spooled.store(&filled)).await;
@@ -271,7 +307,14 @@ impl Engine {
             task.note_origin_use("the origin does not say how long the content is")?;
             held::announce(inner, spec, &geometry);
         }
-        Ok((task, learnt.facts))
+        Ok(Known {
+            task,
+            told_by: match learnt.facts {
+                Some(_) => ToldBy::Origin,
+                None => ToldBy::Swarm,
+            },
+            facts: learnt.facts,
+        })
     }
 
     /// How long the content is, from whoever may be asked.
@@ -333,7 +376,11 @@ impl Engine {
         Ok(learnt)
     }
 
-    async fn stat(&self, spec: &DownloadSpec) -> Result<Facts, source::SourceError> {
+    /// Asks the origin about the content, in the name of the caller.
+    ///
+    /// # Errors
+    /// The origin's refusal, or why it was not reached.
+    pub async fn stat(&self, spec: &DownloadSpec) -> Result<Facts, source::SourceError> {
         let parts = &self.inner.parts;
         let request = origin::request(spec)?.with_deadline(parts.limits.piece_timeout);
         let scheme = request.url.scheme().to_owned();
@@ -417,6 +464,38 @@ impl Engine {
                 }
             }
             tokio::time::sleep(JOIN_PAUSE).await;
+        }
+    }
+}
+
+/// A content that is known here, of which perhaps nothing is held yet.
+#[derive(Debug)]
+pub struct Known {
+    /// The task in the store.
+    pub task: Task,
+    /// Who told how long it is.
+    pub told_by: ToldBy,
+    /// What the origin has just told, if it was asked for this.
+    facts: Option<Facts>,
+}
+
+/// Who told of a content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ToldBy {
+    /// Its task was here already.
+    Store,
+    /// The origin, asked for this caller.
+    Origin,
+    /// The swarm alone.
+    Swarm,
+}
+
+impl Known {
+    fn stored(task: Task) -> Self {
+        Self {
+            task,
+            told_by: ToldBy::Store,
+            facts: None,
         }
     }
 }

@@ -263,8 +263,8 @@ impl OriginReader {
             !pieces.is_held(*piece) && !in_progress.contains(piece) && !busy.contains(piece)
         };
         let missing = |of: &'_ Bitmap, from: u32| {
-            let ahead = of.ones().map(PieceNumber).filter(|piece| piece.0 >= from);
-            ahead.filter(free).next()
+            let mut ahead = of.ones().map(PieceNumber).filter(|piece| piece.0 >= from);
+            ahead.find(free)
         };
         let numbers: Vec<PieceNumber> = if ordered {
             let wanted = wishes.wanted.ones().map(PieceNumber);

@@ -318,6 +318,14 @@ impl Reader {
 
     async fn wait(&mut self, wait: Wait) -> Result<(), DownloadError> {
         let download = &mut self.download;
+        if download.session.is_none() {
+            let held = download.started.task.held()?;
+            let pieces = &download.started.pieces;
+            if !pieces.iter().all(|span| held.get(span.number.0)) {
+                // It was here when this began, and proved corrupt since.
+                return Err(download.deleted());
+            }
+        }
         let growth = async {
             match wait {
                 Wait::Growth(view, from) => drop(view.wait(from).await),

@@ -97,6 +97,9 @@ pub struct Limits {
     pub sessions_max: usize,
     /// `proxy.prefetchBandwidthLimit`: bytes a second that are read from origins ahead of need.
     pub prefetch: Arc<transfer::RateLimit>,
+    /// The configuration adds no credentials to what is asked of origins, so that whatever is given without a caller's
+    /// credentials is given to anybody.
+    pub origins_know_nobody: bool,
 }
 
 impl Default for Limits {
@@ -108,6 +111,7 @@ impl Default for Limits {
             schedule_count_max: 5,
             sessions_max: 4096,
             prefetch: Arc::new(transfer::RateLimit::new(10_000_000_000)),
+            origins_know_nobody: true,
         }
     }
 }

@@ -166,7 +166,7 @@ impl Download {
         }
     }
 
-    fn deleted(&self) -> DownloadError {
+    pub(super) fn deleted(&self) -> DownloadError {
         DownloadError::Invalid(format!(
             "task {} was deleted while it was downloaded: start the download again",
             self.started.task.id()

@@ -62,6 +62,7 @@ impl Opening {
             piece_length: links.geometry.piece_length(),
             token: opening.its_token,
             seed: identity.role == HostRole::Seed,
+            public: links.task.summary().times.public_at.is_some(),
         };
         let first = Frame {
             kind: Some(Kind::Hello(hello)),
@@ -99,6 +100,14 @@ impl Opening {
             frames: self.frames,
         });
         links.add(link.clone(), dialler)?;
+        // Believed of hosts that the scheduler named only, not of whoever calls.
+        if hello.public
+            && dialler == Dialler::Us
+            && links.task.summary().times.public_at.is_none()
+            && let Err(error) = links.task.mark(storage::Mark::Public)
+        {
+            debug!(task_id = %links.task.id(), %error, "task not marked as public");
+        }
         Ok(link)
     }
 }

@@ -236,6 +236,7 @@ impl Proxy {
             headers.append(header::VIA, via);
         }
         let mut url = url;
+        let mut rescue = None;
         if let Some(rule) = self.rule_for(&method, &url, &headers) {
             url = match rule.origin(&url) {
                 Some(origin) => origin,
@@ -257,6 +258,7 @@ impl Proxy {
                 Outcome::Direct(reason) => {
                     tracing::debug!(?reason, "the swarm is not the way for this request");
                 }
+                Outcome::DirectOr(_, better) => rescue = Some(better),
             }
         }
         let request = Direct {
@@ -265,7 +267,13 @@ impl Proxy {
             headers,
             body,
         };
-        direct::forward(self, request).await
+        let response = direct::forward(self, request).await;
+        match rescue {
+            Some(rescue) if response.status().is_server_error() => {
+                rescue.answer().await.unwrap_or(response)
+            }
+            _ => response,
+        }
     }
 
     fn rule_for(

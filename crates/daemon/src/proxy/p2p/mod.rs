@@ -1,16 +1,53 @@
 //! The way of a request through the swarm: from the request to a task, and from the task to a streamed answer.
+//!
+//! [`request`] makes the task that Dragonfly v2 would make. [`access`] decides whether this client may have it. The engine learns
+//! its length; then [`answer`] decides by the client's range and conditions what to send, and [`body`] sends it as it arrives. The
+//! status line goes out with the first byte, so that what fails early is an honest error; what fails late breaks the connection.
+//! Manifests are small and are looked at before anybody gets them ([`manifest`], [`tag`]).
+
+pub mod access;
+pub mod answer;
+pub mod body;
+mod errors;
+pub mod manifest;
+mod memory;
+pub mod range;
+pub mod request;
+mod tag;
+#[cfg(test)]
+mod tests;
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
-use http::{HeaderMap, Method, Response};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use parking_lot::Mutex;
+use source::SourceError;
+use storage::{Mark, Task};
+use tracing::{debug, info, warn};
 use url::Url;
 
 use super::body::ProxyBody;
 use super::rules::Rule;
+use crate::config;
+use crate::engine::{DownloadError, DownloadSpec, Engine, Known, Probe, ToldBy, is_away, public};
+use crate::identity::Identity;
+use crate::metrics::{InProgress, Metrics, TaskLabels};
+use access::{Access, Claim};
+use body::Portions;
+use manifest::{MANIFEST_LEN_MAX, Manifest, Reference};
+use memory::Memory;
+use request::{Defaults, Wish};
+use tag::Rescue;
+
+/// How long it is believed that a content is given to anybody, while its origin could be asked.
+const PUBLIC_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// A GET or HEAD that a rule, or `X-Dragonfly-Use-P2P`, sends into the swarm.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct P2pRequest {
     /// GET or HEAD.
     pub method: Method,
@@ -31,23 +68,428 @@ pub enum Outcome {
     Answer(Response<ProxyBody>),
     /// The swarm is not the right way for this one: forward it to the origin.
     Direct(DirectReason),
+    /// As before; but if the origin does not answer, there may be something better than to say so.
+    DirectOr(DirectReason, Rescue),
 }
 
 /// Why the swarm is not the right way for a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DirectReason {
-    /// What it asks for is no content that can be shared.
-    NotShareable,
+    /// This daemon has no swarm behind its proxy.
+    NoSwarm,
+    /// Only the registry knows what a tag names now.
+    HeadOfTag,
+    /// Nothing is known here of what HEAD asks about.
+    UnknownHead,
+    /// Nobody knows how long it is: the client gets it as it comes.
+    NoLength,
+    /// The origin insists on an encoding, which may suit this client only.
+    Encoded,
+}
+
+/// What the way into the swarm is made of.
+pub struct P2pParts<'a> {
+    /// Downloads.
+    pub engine: Engine,
+    /// Who this daemon is.
+    pub identity: Arc<Identity>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// `proxy`.
+    pub config: &'a config::Proxy,
+    /// `storage.dir`: manifests are kept below it.
+    pub storage_dir: &'a Path,
 }
 
 /// Requests as tasks; cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub struct P2p {}
+#[derive(Clone, Default)]
+pub struct P2p {
+    inner: Option<Arc<Inner>>,
+}
+
+struct Inner {
+    engine: Engine,
+    identity: Arc<Identity>,
+    metrics: Arc<Metrics>,
+    defaults: Defaults,
+    access: Mutex<Access>,
+    memory: Memory,
+}
+
+/// Whether a client may have a content.
+enum Admission {
+    Yes,
+    /// The origin is away: only if it is known that it gives the content to anybody.
+    IfPublic,
+    No(Response<ProxyBody>),
+}
 
 impl P2p {
+    /// Of these parts. (The default has no swarm: everything goes to its origin.)
+    pub fn new(parts: P2pParts<'_>) -> Self {
+        let mut key = [0; 32];
+        for half in key.chunks_mut(16) {
+            half.copy_from_slice(uuid::Uuid::new_v4().as_bytes());
+        }
+        let inner = Inner {
+            defaults: Defaults {
+                disable_back_to_source: parts.config.disable_back_to_source,
+                prefetch: parts.config.prefetch,
+                blob_digest: parts.config.registry_mirror.task_id_based_blob_digest,
+            },
+            engine: parts.engine,
+            identity: parts.identity,
+            metrics: parts.metrics,
+            access: Mutex::new(Access::new(key)),
+            memory: Memory::new(memory::folder(parts.storage_dir)),
+        };
+        Self {
+            inner: Some(Arc::new(inner)),
+        }
+    }
+
     /// Answers from the swarm, or says that the origin should be asked directly.
     pub async fn serve(&self, request: P2pRequest) -> Outcome {
-        let _ = request;
-        Outcome::Direct(DirectReason::NotShareable)
+        let Some(inner) = &self.inner else {
+            return Outcome::Direct(DirectReason::NoSwarm);
+        };
+        let wish = match request::wish(&request, &inner.defaults) {
+            Ok(wish) => wish,
+            Err(refusal) => return Outcome::Answer(errors::refusal(&refusal)),
+        };
+        let reference = Reference::of(&request.url);
+        if reference == Reference::Tag && wish.spec.named_by.is_none() {
+            return inner.clone().tag(request, wish.spec).await;
+        }
+        let url = wish.spec.url_redacted();
+        match inner.content(&request, wish, reference).await {
+            Ok(outcome) => outcome,
+            Err(DownloadError::Unmeasured) => Outcome::Direct(DirectReason::NoLength),
+            Err(DownloadError::Source(error)) if matches!(*error, SourceError::Encoded { .. }) => {
+                Outcome::Direct(DirectReason::Encoded)
+            }
+            Err(error) => {
+                warn!(url, %error, "proxied download failed");
+                Outcome::Answer(errors::download(&error))
+            }
+        }
     }
+}
+
+impl std::fmt::Debug for P2p {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("P2p")
+            .field("swarm", &self.inner.is_some())
+            .finish()
+    }
+}
+
+impl Inner {
+    /// Answers out of a task.
+    async fn content(
+        &self,
+        request: &P2pRequest,
+        wish: Wish,
+        reference: Reference,
+    ) -> Result<Outcome, DownloadError> {
+        let Wish { mut spec, prefetch } = wish;
+        let is_get = request.method == Method::GET;
+        let here = self.engine.store().task(&spec.task_id)?;
+        if !is_get && here.is_none() && spec.named_by.is_none() {
+            return Ok(Outcome::Direct(DirectReason::UnknownHead));
+        }
+        let mut admission = self.admit(request, &mut spec, here.as_ref()).await;
+        if let Admission::No(refusal) = admission {
+            return Ok(Outcome::Answer(refusal));
+        }
+        let known = self.engine.know(&spec).await?;
+        if here.is_none() && spec.named_by.is_none() {
+            match known.told_by {
+                ToldBy::Origin => {}
+                // The engine found the origin away.
+                ToldBy::Swarm => admission = Admission::IfPublic,
+                // Another client was quicker, and the origin was asked in its name.
+                ToldBy::Store => {
+                    admission = self.admit(request, &mut spec, Some(&known.task)).await;
+                    if let Admission::No(refusal) = admission {
+                        return Ok(Outcome::Answer(refusal));
+                    }
+                }
+            }
+        }
+        let task = known.task.clone();
+        let facts = facts(&task, &spec);
+        let plan = answer::plan(&request.headers, is_get, &facts);
+        let mut response = Response::new(ProxyBody::empty());
+        *response.status_mut() = plan.status;
+        *response.headers_mut() = answer::headers(&facts, &plan);
+        self.add_own_headers(&mut response, &spec, &task);
+        let Some(range) = plan.range.filter(|_| is_get) else {
+            return Ok(Outcome::Answer(match self.may(&admission, &task) {
+                true => response,
+                false => errors::unasked(),
+            }));
+        };
+        let is_part = plan.status == StatusCode::PARTIAL_CONTENT;
+        spec.range = is_part.then_some(range);
+        let exchange = Exchange::begin(&self.metrics, &spec);
+        let begun = self.begin(known, &spec, is_part && prefetch, &exchange);
+        let mut portions = match begun.await {
+            Ok(portions) => portions,
+            Err(error) => {
+                exchange.failed();
+                return Err(error);
+            }
+        };
+        // The neighbours that gave the first bytes have said by now whether the content is public.
+        if !self.may(&admission, &task) {
+            return Ok(Outcome::Answer(errors::unasked()));
+        }
+        if reference == Reference::Manifest && !is_part && facts.named_by.is_some() {
+            let manifest = match collect(&mut portions).await {
+                Ok(bytes) => {
+                    Manifest::read(bytes, facts.header.get("content-type").map(String::as_str))
+                }
+                Err(error) => {
+                    exchange.failed();
+                    return Err(error);
+                }
+            };
+            return Ok(Outcome::Answer(tag::looked_at(response, manifest)));
+        }
+        *response.body_mut() = exchange.body(portions);
+        Ok(Outcome::Answer(response))
+    }
+
+    /// Waits for the first byte, so that what fails before it is an honest error.
+    async fn begin(
+        &self,
+        known: Known,
+        spec: &DownloadSpec,
+        prefetch: bool,
+        exchange: &Exchange,
+    ) -> Result<Portions, DownloadError> {
+        let download = self.engine.begin(known, spec.clone()).await?;
+        if prefetch {
+            self.engine
+                .prefetch(spec, &download.started.task, &exchange.labels);
+        }
+        let mut portions = Portions::new(download.into_reader());
+        portions.ready().await?;
+        Ok(portions)
+    }
+
+    /// Whether the origin gives this content to this client, as far as that has to be asked and can be.
+    async fn admit(
+        &self,
+        request: &P2pRequest,
+        spec: &mut DownloadSpec,
+        here: Option<&Task>,
+    ) -> Admission {
+        if here.is_some_and(|task| is_public(task, PUBLIC_MAX)) {
+            return Admission::Yes;
+        }
+        if here.is_none() && spec.named_by.is_none() {
+            // The engine asks the origin in the name of this client.
+            return Admission::Yes;
+        }
+        let what = format!("{} {}", bare(&request.url), spec.task_id);
+        let claims = self.claims(&what, request);
+        let authority = authority(&request.url);
+        let now = Instant::now();
+        {
+            let access = self.access.lock();
+            if claims.iter().any(|claim| access.is_fresh(*claim, now)) {
+                return Admission::Yes;
+            }
+        }
+        let is_away_still = self.access.lock().is_away(&authority, now);
+        if !is_away_still {
+            match self.engine.stat(spec).await {
+                Ok(facts) => {
+                    self.accepted(&authority, claims[0]);
+                    if let Some(task) = here
+                        && self.engine.is_anonymous(spec)
+                        && let Err(error) = task.mark(Mark::Public)
+                    {
+                        debug!(task_id = %task.id(), %error, "task not marked as public");
+                    }
+                    spec.probe = Probe::Known(Arc::new(facts));
+                    return Admission::Yes;
+                }
+                Err(error) if is_away(&error) => {
+                    info!(url = %spec.url_redacted(), %error, "origin is away");
+                    self.access.lock().gone_away(&authority, Instant::now());
+                }
+                Err(error) => {
+                    self.access.lock().refuse(claims[0]);
+                    return Admission::No(errors::origin(&error));
+                }
+            }
+        }
+        spec.probe = Probe::Swarm;
+        let access = self.access.lock();
+        let remembered = claims
+            .iter()
+            .any(|claim| access.is_remembered(*claim, Instant::now()));
+        match remembered {
+            true => Admission::Yes,
+            false => Admission::IfPublic,
+        }
+    }
+
+    /// What this client claims, and what everybody could: that the content is given without credentials.
+    fn claims(&self, what: &str, request: &P2pRequest) -> [Claim; 2] {
+        let access = self.access.lock();
+        let mut shown: Vec<(&str, &[u8])> = request
+            .headers
+            .iter()
+            .filter(|(name, value)| {
+                let value = String::from_utf8_lossy(value.as_bytes());
+                source::is_secret_header(name.as_str())
+                    && !public::is_anonymous_token(name.as_str(), &value)
+            })
+            .map(|(name, value)| (name.as_str(), value.as_bytes()))
+            .collect();
+        shown.sort_unstable();
+        if public::is_signed(&request.url) {
+            shown.push(("url", request.url.as_str().as_bytes()));
+        }
+        [
+            access.claim(what, shown.into_iter()),
+            access.claim(what, std::iter::empty()),
+        ]
+    }
+
+    fn accepted(&self, authority: &str, claim: Claim) {
+        let mut access = self.access.lock();
+        access.accept(claim, Instant::now());
+        access.is_back(authority);
+    }
+
+    fn may(&self, admission: &Admission, task: &Task) -> bool {
+        matches!(admission, Admission::Yes) || is_public(task, Duration::MAX)
+    }
+
+    fn add_own_headers<B>(&self, response: &mut Response<B>, spec: &DownloadSpec, task: &Task) {
+        let headers = response.headers_mut();
+        if let Ok(id) = HeaderValue::from_str(spec.task_id.as_str()) {
+            headers.insert("x-dragonfly-task-id", id);
+        }
+        if let Ok(ip) = HeaderValue::from_str(&self.identity.ip.to_string()) {
+            headers.insert("x-dragonfly-server-ip", ip);
+        }
+        if task.is_complete().unwrap_or(false) {
+            let finished = HeaderValue::from_static("true");
+            headers.insert("x-dragonfly-task-download-finished", finished);
+        }
+    }
+}
+
+/// One download for a client, as it is counted. Held until the last byte.
+struct Exchange {
+    metrics: Arc<Metrics>,
+    labels: TaskLabels,
+    kind: protocol::TaskKind,
+    task_id: protocol::TaskId,
+    began: Instant,
+    _in_progress: InProgress,
+}
+
+impl Exchange {
+    fn begin(metrics: &Arc<Metrics>, spec: &DownloadSpec) -> Self {
+        let labels = metrics.task_labels(
+            spec.kind,
+            spec.tag.as_deref(),
+            spec.application.as_deref(),
+            spec.priority,
+        );
+        Self {
+            _in_progress: metrics.download_begins(&labels),
+            metrics: metrics.clone(),
+            kind: spec.kind,
+            task_id: spec.task_id.clone(),
+            began: Instant::now(),
+            labels,
+        }
+    }
+
+    fn failed(&self) {
+        self.metrics.download_failed(&self.labels);
+    }
+
+    /// The body of the answer; an error in it breaks the connection.
+    fn body(self, portions: Portions) -> ProxyBody {
+        let stream =
+            futures::stream::try_unfold((portions, self), |(mut portions, exchange)| async move {
+                match portions.next().await {
+                    Ok(Some(bytes)) => Ok(Some((bytes, (portions, exchange)))),
+                    Ok(None) => {
+                        let bytes = portions.reader().wanted().length;
+                        let took = exchange.began.elapsed();
+                        exchange.metrics.download_took(exchange.kind, bytes, took);
+                        Ok(None)
+                    }
+                    Err(error) => {
+                        exchange.failed();
+                        warn!(task_id = %exchange.task_id, %error, "answer broken off");
+                        Err(error)
+                    }
+                }
+            });
+        ProxyBody::from_stream(stream)
+    }
+}
+
+/// All of a short content.
+async fn collect(portions: &mut Portions) -> Result<Bytes, DownloadError> {
+    let length = portions.reader().wanted().length;
+    if length > MANIFEST_LEN_MAX {
+        return Err(DownloadError::Invalid(format!(
+            "a manifest of {length} bytes is longer than any: {MANIFEST_LEN_MAX} are the limit"
+        )));
+    }
+    let mut bytes = BytesMut::new();
+    while let Some(portion) = portions.next().await? {
+        bytes.extend_from_slice(&portion);
+    }
+    Ok(bytes.freeze())
+}
+
+fn facts(task: &Task, spec: &DownloadSpec) -> answer::Facts {
+    let description = task.description();
+    answer::Facts {
+        length: description.geometry.content_length(),
+        header: description.response_header.clone(),
+        etag: description.etag.clone(),
+        last_modified: description.last_modified.clone(),
+        named_by: spec.named_by.clone(),
+    }
+}
+
+/// Whether the origin gave it to anybody within this time.
+fn is_public(task: &Task, within: Duration) -> bool {
+    let since = task.summary().times.public_at;
+    since.is_some_and(|at| {
+        let age = SystemTime::now().duration_since(at).unwrap_or_default();
+        age < within
+    })
+}
+
+/// The URL without what does not name the content at its origin.
+fn bare(url: &Url) -> &str {
+    &url[..url::Position::AfterPath]
+}
+
+fn authority(url: &Url) -> String {
+    let port = url.port_or_known_default().unwrap_or(0);
+    format!("{}:{port}", url.host_str().unwrap_or_default())
+}
+
+/// What the client accepts, header by header.
+fn accepts(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
 }

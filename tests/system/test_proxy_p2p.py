@@ -1,0 +1,177 @@
+"""Clients of the proxy, over real processes: nginx as origin, a scheduler, and daemons that share what they read of it."""
+
+import hashlib
+import http.client
+import os
+import socket
+import threading
+import unittest
+
+from harness import Cluster, Daemon, Origin, wait_until
+from support import MIB, PIECE, QUIET
+
+RULES = """rules:
+  - regex: '.*'
+"""
+
+
+class Answer:
+    """What a client got: `complete` says whether it was as long as announced."""
+
+    def __init__(self, status: int, headers: dict, body: bytes, complete: bool):
+        self.status, self.headers, self.body, self.complete = status, headers, body, complete
+
+
+def ask(daemon: Daemon, url: str, method: str = "GET", **headers: str) -> Answer:
+    """One request to the daemon's proxy."""
+    connection = http.client.HTTPConnection(daemon.ip, 4001, timeout=QUIET)
+    try:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        connection.request(method, url, headers=named)
+        response = connection.getresponse()
+        told = {name.lower(): value for name, value in response.getheaders()}
+        body, complete = b"", True
+        try:
+            body = response.read()
+        except (http.client.IncompleteRead, ConnectionError) as error:
+            body, complete = getattr(error, "partial", b""), False
+        return Answer(response.status, told, body, complete)
+    finally:
+        connection.close()
+
+
+class ProxyTest(unittest.TestCase):
+    def setUp(self):
+        self.cluster = self.enterContext(Cluster())
+        self.origin: Origin = self.cluster.origin()
+        self.scheduler = self.cluster.scheduler()
+
+    def daemon(self, name: str, **options) -> Daemon:
+        daemon = self.cluster.daemon(name, schedulers=[self.scheduler], proxy=RULES, **options).ready()
+        wait_until(lambda: socket.socket().connect_ex((daemon.ip, 4001)) == 0, QUIET, f"{name} serves its proxy")
+        return daemon
+
+    def daemons(self, count: int) -> list[Daemon]:
+        daemons = [self.daemon(f"host{number}") for number in range(count)]
+        names = {daemon.name for daemon in daemons}
+        wait_until(lambda: self.cluster.hosts(self.scheduler) >= names, QUIET, "the scheduler knows all")
+        return daemons
+
+    def blob(self, size: int) -> tuple[str, bytes]:
+        """A file that a digest names, as a registry would serve it."""
+        content = os.urandom(size)
+        name = f"v2/image/blobs/sha256:{hashlib.sha256(content).hexdigest()}"
+        path = self.origin.www / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return name, content
+
+    def at_once(self, daemons: list[Daemon], name: str, **headers: str) -> list[Answer]:
+        answers: list[Answer | None] = [None] * len(daemons)
+
+        def one(number: int) -> None:
+            answers[number] = ask(daemons[number], f"{self.origin.url}/{name}", **headers)
+
+        threads = [threading.Thread(target=one, args=[number]) for number in range(len(daemons))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return answers
+
+    def test_each_file_leaves_the_origin_once(self):
+        """Three hosts at once: a large file, a small one, and one that a digest names."""
+        daemons = self.daemons(3)
+        files = [("large", 5 * PIECE + 77), ("small", 20_000)]
+        contents = {name: self.origin.file(name, size).read_bytes() for name, size in files}
+        blob, content = self.blob(3 * PIECE + 1)
+        contents[blob] = content
+        for name, content in contents.items():
+            with self.subTest(name):
+                for answer in self.at_once(daemons, name):
+                    self.assertEqual((answer.status, answer.complete), (200, True))
+                    self.assertEqual(hashlib.sha256(answer.body).digest(), hashlib.sha256(content).digest())
+                # One byte for each host that asks the origin what there is.
+                self.assertLessEqual(self.origin.bytes_sent(name), len(content) + 16)
+
+    def test_ranges_are_read_from_a_neighbour(self):
+        first, second = self.daemons(2)
+        content = self.origin.file("f", 3 * PIECE).read_bytes()
+        url = f"{self.origin.url}/f"
+        self.assertTrue(ask(first, url).complete)
+        sent = self.origin.bytes_sent("f")
+        answer = ask(second, url, range="bytes=5000000-5131071")
+        self.assertEqual(answer.status, 206)
+        self.assertEqual(answer.headers["content-range"], f"bytes 5000000-5131071/{len(content)}")
+        self.assertEqual(answer.body, content[5_000_000:5_131_072])
+        self.assertLessEqual(self.origin.bytes_sent("f"), sent + 2)
+        self.assertEqual(ask(second, url, range=f"bytes={len(content)}-").status, 416)
+
+    def test_a_slow_reader_and_one_that_goes_away_hold_up_nobody(self):
+        daemon = self.daemon("host")
+        content = self.origin.file("f", 10 * PIECE).read_bytes()
+        url = f"{self.origin.url}/f"
+        request = f"GET {url} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        with socket.create_connection((daemon.ip, 4001)) as slow:
+            slow.sendall(request)
+            with socket.create_connection((daemon.ip, 4001)) as gone:
+                gone.sendall(request)
+                gone.recv(100)
+            quick = ask(daemon, url)
+            self.assertEqual(quick.body, content)
+            self.assertEqual(slow.recv(12), b"HTTP/1.1 200")
+            self.assertLess(daemon.process.rss_mib_max(), 200)
+        self.assertLessEqual(self.origin.bytes_sent("f"), len(content) + 16)
+
+    def test_what_a_digest_names_is_served_without_its_origin(self):
+        """Also by a host that never asked the origin: its neighbour says that it is public."""
+        first = self.daemon("first")
+        blob, content = self.blob(2 * PIECE + 5)
+        url = f"{self.origin.url}/{blob}"
+        self.assertEqual(ask(first, url).body, content)
+        self.origin.process.stop()
+        warm = ask(first, url)
+        self.assertEqual(warm.headers.get("x-dragonfly-task-download-finished"), "true")
+        self.assertEqual(warm.body, content)
+        second = self.daemon("second")
+        cold = ask(second, url)
+        self.assertEqual((cold.status, cold.complete), (200, True), cold.body[:300])
+        self.assertEqual(cold.body, content)
+        absent = ask(second, f"{self.origin.url}/v2/image/blobs/sha256:{'0' * 64}")
+        self.assertGreaterEqual(absent.status, 500)
+
+    def test_other_bytes_than_the_digest_says_are_not_given_out(self):
+        daemon = self.daemon("host")
+        blob, content = self.blob(3 * PIECE)
+        path = self.origin.www / blob
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        url = f"{self.origin.url}/{blob}"
+        torso = ask(daemon, url)
+        self.assertFalse(torso.complete and torso.status == 200)
+        self.assertLessEqual(len(torso.body), 2 * PIECE)
+        self.assertIn("it was deleted", daemon.process.text())
+        # The origin was mended: nothing of the bad content is left.
+        path.write_bytes(content)
+        self.assertEqual(ask(daemon, url).body, content)
+
+    def test_the_origin_breaks_down_in_the_middle(self):
+        """What fails late breaks the connection."""
+        slow = self.cluster.origin(extra="location /slow { limit_rate 2m; }")
+        slow.file("slow", 20 * MIB)
+        daemon = self.daemon("host")
+        request = f"GET {slow.url}/slow HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        with socket.create_connection((daemon.ip, 4001), timeout=QUIET) as client:
+            client.sendall(request)
+            got = len(client.recv(1 << 16))
+            self.assertGreater(got, 0)
+            slow.process.stop()
+            try:
+                while part := client.recv(1 << 20):
+                    got += len(part)
+            except ConnectionResetError:
+                pass
+        self.assertLess(got, 20 * MIB)
+
+
+if __name__ == "__main__":
+    unittest.main()
