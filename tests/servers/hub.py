@@ -5,6 +5,7 @@ Prints one line of JSON with the two addresses and serves until its standard inp
 - large files are a redirect to the store, signed for one use of one content and refused there if a token comes along;
 - `owner/gated` wants the token `good`, and says why not in `X-Error-Message`;
 - `owner/liar` promises another length than the store has;
+- GET /sent tells how many bytes the store has sent;
 - a POST to /move lets the branch `main` name another commit, in which every file has other bytes of the same length.
 """
 
@@ -18,7 +19,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 LARGE = 100_000
 COMMITS = ["1" * 40, "2" * 40]
 LENGTHS = {"config.json": 500, "weights/model 1.safetensors": 300_000, "empty.txt": 0}
-state = {"main": 0, "signed": 0}
+state = {"main": 0, "signed": 0, "sent": 0}
 store_address = ""
 
 
@@ -70,6 +71,8 @@ class Hub(Handler):
         names = [unquote(name) for name in url.path.split("/")[1:]]
         if names[0] == "csg":
             names = names[1:]
+        if names == ["sent"]:
+            return self.reply(200, str(state["sent"]).encode())
         if names[0] == "api":
             return self.listing(names[1:], parse_qs(url.query))
         if names[0] in ("models", "datasets", "spaces", "mcps"):
@@ -133,6 +136,8 @@ class Store(Handler):
             return self.reply(400, b"a token must not come here")
         url = urlsplit(self.path)
         _, commit, path = unquote(url.path).split("/", 2)
+        first, _, last = self.headers.get("Range", f"bytes=0-{LENGTHS[path] - 1}").removeprefix("bytes=").partition("-")
+        state["sent"] += min(int(last), LENGTHS[path] - 1) - int(first) + 1
         # The store's own idea of a version, in which the hub has no part.
         return self.reply_content(content(int(commit), path), f'"{commit}-{LENGTHS[path]}"')
 
