@@ -102,7 +102,10 @@ pub fn download_spec(download: v2::Download, door: Door) -> Result<DownloadSpec,
         in_order: false,
         disable_back_to_source: download.disable_back_to_source,
         need_back_to_source: download.need_back_to_source,
-        scheduling_always: download.scheduling_policy == SchedulingPolicy::Always as i32,
+        // Whoever asks over the network wants it handed on: a seed that read small content past the scheduler would be unknown
+        // as its holder, and everybody who waits for the seed would read the origin as well.
+        scheduling_always: door == Door::Network
+            || download.scheduling_policy == SchedulingPolicy::Always as i32,
         is_prefetch: download.is_prefetch,
         announce_if_held: door == Door::Network,
         remote_ip: download.remote_ip.clone(),
@@ -408,7 +411,8 @@ mod tests {
     #[test]
     fn doors_differ_in_what_is_announced() {
         let network = download_spec(download(), Door::Network).unwrap();
-        assert!(network.announce_if_held);
-        assert!(!spec(download()).unwrap().announce_if_held);
+        assert!(network.announce_if_held && network.scheduling_always);
+        let local = spec(download()).unwrap();
+        assert!(!local.announce_if_held && !local.scheduling_always);
     }
 }
