@@ -252,6 +252,14 @@ impl Parents {
         }
     }
 
+    /// All links with hosts of this project.
+    pub(super) fn links(&self) -> impl Iterator<Item = &Arc<Link>> {
+        self.hosts.values().filter_map(|parent| match &parent.way {
+            Way::Mesh(_, link) => Some(link),
+            _ => None,
+        })
+    }
+
     /// The neighbour's peer id in this task.
     pub(super) fn peer_id(&self, neighbour: NeighbourId) -> Option<&PeerId> {
         Some(&self.parent(neighbour)?.peer_id)

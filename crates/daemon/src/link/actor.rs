@@ -15,7 +15,7 @@ use tonic::{Status, Streaming};
 use tracing::debug;
 
 use super::herald::HeraldEvent;
-use super::proto::{Decline, Frame, Grant, Have, Hello, frame::Kind};
+use super::proto::{Decline, Frame, Grant, Have, Hello, Want, frame::Kind};
 use super::{FRAMES_LEN, Known, Link, LinkNews, TaskLinks};
 
 /// Version of the link protocol that we speak.
@@ -220,6 +220,14 @@ async fn understand(links: &TaskLinks, link: &Link, kind: Kind) {
             }
         }
         Kind::Decline(Decline {}) => links.hub.uploads.declined(link.its_token),
+        Kind::Want(Want { pieces, part }) => {
+            let event = HeraldEvent::Wants {
+                token: link.its_token,
+                pieces,
+                part,
+            };
+            links.tell_surely(event).await;
+        }
         Kind::Drop(drop) => {
             let gone = link.known.lock().note_gone(&drop.pieces);
             links.notify(&link.host_id, LinkNews::Gone(gone)).await;

@@ -3,6 +3,8 @@
 //! A plain host tells everybody everything, batched for a few milliseconds. A seed shows each segment to one child first
 //! (the pure [`swarm::Stage`] decides which), so that it sends every byte about once and the children pass it on; towards
 //! Dragonfly v2 children this works too, because a v2 child only asks for what its SyncPieces stream has shown it.
+//!
+//! Whoever waits for a few pieces in the middle is not made to wait for their turn: it says so, and is told of these at once.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -40,6 +42,15 @@ pub enum HeraldEvent {
         arriving: Vec<SegmentIndex>,
         /// These are held there.
         held: Vec<PieceNumber>,
+    },
+    /// A child told what it wants.
+    Wants {
+        /// The token of its link.
+        token: u64,
+        /// Somebody there waits for these.
+        pieces: Vec<u32>,
+        /// It wants nothing else.
+        part: bool,
     },
     /// First bytes of this segment are here.
     Arriving(SegmentIndex),
@@ -88,7 +99,12 @@ impl V2Child {
 }
 
 enum Child {
-    Mesh { link: Arc<Link>, news: News },
+    Mesh {
+        link: Arc<Link>,
+        news: News,
+        /// Pieces that the stage does not keep from it.
+        wants: Bitmap,
+    },
     V2(V2Child),
 }
 
@@ -199,7 +215,13 @@ impl Herald {
             HeraldEvent::LinkUp(link) => self.joined(Child::Mesh {
                 link,
                 news: News::default(),
+                wants: Bitmap::new(self.links.geometry.piece_count()),
             }),
+            HeraldEvent::Wants {
+                token,
+                pieces,
+                part,
+            } => self.wants(ChildId(token), &pieces, part),
             HeraldEvent::V2Joined(child) => self.joined(Child::V2(child)),
             HeraldEvent::LinkDown(token) => self.left(ChildId(token)),
             HeraldEvent::ChildShows {
@@ -259,6 +281,37 @@ impl Herald {
         self.nothing_more_comes();
     }
 
+    /// A child of a seed told what it wants. Without a stage it is told everything anyway.
+    fn wants(&mut self, child: ChildId, pieces: &[u32], part: bool) {
+        if self.stage.is_none() {
+            return;
+        }
+        let Some(Child::Mesh { news, wants, .. }) = self.children.get_mut(&child) else {
+            return;
+        };
+        let count = self.links.geometry.piece_count();
+        *wants = Bitmap::new(count);
+        for &piece in pieces.iter().filter(|&&piece| piece < count) {
+            wants.set(piece);
+        }
+        let held = wants.ones().filter(|&piece| self.held.get(piece));
+        news.held.extend(held.map(PieceNumber));
+        let arriving = self.arriving.ones();
+        news.arriving.extend(arriving.filter(|&segment| {
+            let span = self.links.geometry.segment(SegmentIndex(segment));
+            span.is_some_and(|span| wants.get(span.piece.0))
+        }));
+        // It would neither take nor pass on what it is shown beyond that.
+        self.stage(if part {
+            StageEvent::Left { child }
+        } else {
+            StageEvent::Joined {
+                child,
+                kind: ChildKind::Mesh,
+            }
+        });
+    }
+
     /// Without a session a v2 child must not wait for what will not come.
     fn nothing_more_comes(&mut self) {
         if self.links.has_session() || self.stage.is_some() && self.held.is_full() {
@@ -294,6 +347,14 @@ impl Herald {
         }
         if self.stage.is_some() {
             self.stage(StageEvent::Arriving { segment });
+            let span = self.links.geometry.segment(segment);
+            for child in self.children.values_mut() {
+                if let Child::Mesh { news, wants, .. } = child
+                    && span.is_some_and(|span| wants.get(span.piece.0))
+                {
+                    news.arriving.push(segment.0);
+                }
+            }
             return;
         }
         for child in self.children.values_mut() {
@@ -317,6 +378,11 @@ impl Herald {
                 self.stage(StageEvent::PieceHeld { piece });
                 // Children that fetch it from each other wait for its digest.
                 self.tell_digest(piece);
+                for child in self.children.values_mut() {
+                    if matches!(child, Child::Mesh { wants, .. } if wants.get(piece.0)) {
+                        tell(child, piece);
+                    }
+                }
             } else {
                 self.tell_held(piece);
             }
@@ -416,7 +482,7 @@ impl Herald {
         let mut dead = Vec::new();
         for (&id, child) in &mut self.children {
             match child {
-                Child::Mesh { link, news } => {
+                Child::Mesh { link, news, .. } => {
                     if let Some(have) = news.take(task) {
                         link.send(Kind::Have(have));
                     }

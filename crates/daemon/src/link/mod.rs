@@ -68,6 +68,13 @@ impl Link {
         self.send(proto::frame::Kind::Decline(proto::Decline {}));
     }
 
+    /// Says what is wanted of this host, if it is one that does not show everything to everybody.
+    pub(crate) fn want(&self, pieces: Vec<u32>, part: bool) {
+        if self.seed {
+            self.send(proto::frame::Kind::Want(proto::Want { pieces, part }));
+        }
+    }
+
     /// Sends a frame, or cuts the link when it does not drain.
     pub(crate) fn send(&self, kind: proto::frame::Kind) {
         if self

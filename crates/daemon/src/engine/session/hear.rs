@@ -163,6 +163,7 @@ impl Session {
             let known = link.known.lock();
             (known.arriving(), known.held(), known.digests())
         };
+        self.tell_wants(&link);
         let (neighbour, replaced) = self.parents.linked(link);
         if let Some(replaced) = replaced {
             self.left(replaced);

@@ -345,9 +345,22 @@ impl Session {
         self.pick(PickerEvent::WantMore {
             pieces: want.pieces,
         });
+        for link in self.parents.links() {
+            self.tell_wants(link);
+        }
         if want.reader.is_some() {
             self.reader_at(want.reader);
         }
+    }
+
+    /// A seed deals a content out to many: who waits for a part of it has to say so.
+    pub(super) fn tell_wants(&self, link: &Link) {
+        let waited_for = if self.hurried.is_full() {
+            Vec::new()
+        } else {
+            self.pieces.missing(&self.hurried)
+        };
+        link.want(waited_for, !self.wanted.is_full());
     }
 
     fn reader_at(&mut self, segment: Option<SegmentIndex>) {
