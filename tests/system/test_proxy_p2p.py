@@ -8,7 +8,7 @@ import threading
 import unittest
 
 from harness import Cluster, Daemon, Origin, wait_until
-from support import MIB, PIECE, QUIET
+from .support import MIB, PIECE, QUIET
 
 RULES = """rules:
   - regex: '.*'
