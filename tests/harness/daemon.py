@@ -1,12 +1,15 @@
 """A peer daemon and its command-line client, ours or the public Dragonfly v2 one."""
 
+import contextlib
 import dataclasses
 import enum
+import http.client
 import os
 import socket as sockets
 import subprocess
 import textwrap
 import time
+import urllib.parse
 from pathlib import Path
 
 from .process import Process, wait_until
@@ -34,6 +37,15 @@ class Got:
     seconds: float
     output: Path
     stderr: str
+
+
+@dataclasses.dataclass
+class Answer:
+    """How the proxy has answered; the headers' names are in lower case."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
 
 
 class Daemon:
@@ -152,6 +164,14 @@ stats:
         """Starts dfget and returns at once."""
         log = self.folder / f"dfget-{output.name}.log"
         return Process(f"dfget-{self.name}", self.dfget_argv(url, output, *args, flavour=flavour), log)
+
+    def by_proxy(self, url: str, headers: dict[str, str] | None = None, method: str = "GET", seconds: float = 120) -> "Answer":
+        """What an HTTP client gets for an http URL through the daemon's proxy."""
+        connection = http.client.HTTPConnection(self.ip, 4001, timeout=seconds)
+        with contextlib.closing(connection):
+            connection.request(method, url, headers={"Host": urllib.parse.urlsplit(url).netloc, **(headers or {})})
+            answer = connection.getresponse()
+            return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
 
     def metric(self, name: str) -> dict[str, float]:
         """All series of one metric: label text -> value."""

@@ -68,9 +68,17 @@ class Origin:
 
     def bytes_sent(self, name: str) -> int:
         """Body bytes of GET answers for `name` so far."""
-        total = 0
+        return self._sent().get(f"/{name}", 0)
+
+    def bytes_sent_below(self, folder: str) -> int:
+        """Body bytes of GET answers for all files in a folder so far."""
+        return sum(sent for path, sent in self._sent().items() if path.startswith(f"/{folder}/"))
+
+    def _sent(self) -> dict[str, int]:
+        total: dict[str, int] = {}
         for line in (self.folder / "access.log").read_text().splitlines():
-            method, uri, _status, sent = line.split()
-            if method == "GET" and uri == f"/{name}":
-                total += int(sent)
+            method, rest = line.split(" ", 1)
+            path, _status, sent = rest.rsplit(" ", 2)
+            if method == "GET":
+                total[path] = total.get(path, 0) + int(sent)
         return total
