@@ -11,6 +11,8 @@ BENCH_ROUNDS      rounds per figure, default 5
 import sys
 
 import downloads
+import many_files
+import proxied
 
 BENCHMARKS = {
     "one-parent": downloads.one_parent,
@@ -18,6 +20,10 @@ BENCHMARKS = {
     "links": downloads.links,
     "small": downloads.small,
     "cold-start": downloads.cold_start,
+    "many-files": many_files.many_files,
+    "proxy": proxied.proxy,
+    "range": proxied.ranges,
+    "connections": proxied.connections,
 }
 
 
