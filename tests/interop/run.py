@@ -6,6 +6,7 @@ usage: run.py [CASE...]      DRAGONFLY_BIN and DRAGONFLY_V2_BIN name the folders
 Every case checks the SHA-256 of every output. The last line says how many cases held; the exit code is 0 only if all did.
 """
 
+import socket
 import sys
 import time
 import traceback
@@ -189,9 +190,77 @@ def their_parent_killed() -> None:
     parent_killed(V2)
 
 
+# Everything goes into the swarm, small files too.
+PROXY = "rules:\n- regex: '.*'\n  schedulingPolicy: always\n"
+
+
+def by_proxy(peer: Daemon, url: str, want: bytes, **headers: str) -> str:
+    """Downloads through a daemon's proxy and checks the bytes; returns the task id. An underscore in a header's name is a hyphen."""
+    wait_until(lambda: listens(peer.ip, 4001), 30, f"{peer.name} serves its proxy")
+    got = peer.by_proxy(url, {name.replace("_", "-"): value for name, value in headers.items()})
+    assert got.status == 200, f"{peer.name}: {got.status} {got.headers}"
+    assert got.body == want, f"{peer.name}: the answer differs from the origin"
+    return got.headers["x-dragonfly-task-id"]
+
+
+def listens(ip: str, port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((ip, port)) == 0
+
+
+def child_by_proxy(parent: Flavour, child: Flavour) -> None:
+    """What one has got by its proxy, the other gets from it by its own: it is the same task, and the origin is read once."""
+    with Cluster() as cluster:
+        origin = cluster.origin()
+        want = origin.file("f", SIZE).read_bytes()
+        peers = swarm_of(cluster, origin, parent, [child], schedulers=[cluster.scheduler()], proxy=PROXY)
+        tasks = {by_proxy(peer, f"{origin.url}/f", want) for peer in [cluster.daemons[0], *peers]}
+        assert len(tasks) == 1, f"different tasks: {tasks}"
+        assert amplification(origin, "f") <= 1.01, f"origin was read {amplification(origin, 'f'):.2f} times"
+
+
+def their_parent_by_proxy() -> None:
+    """(6) a child of ours behind our proxy fetches from a public parent that has it by its proxy; same task id."""
+    child_by_proxy(V2, OURS)
+
+
+def our_parent_by_proxy() -> None:
+    """(6) a public child behind its proxy fetches from a parent of ours that has it by our proxy; same task id."""
+    child_by_proxy(OURS, V2)
+
+
+def proxy_headers() -> None:
+    """(6) the X-Dragonfly headers make the same task of a URL at both proxies, and another one than without them."""
+    with Cluster() as cluster:
+        origin = cluster.origin()
+        want = origin.file("f", 9 * MIB).read_bytes()
+        blob = "sha256:" + sha256(origin.www / "f")
+        (origin.www / "v2/repo/blobs").mkdir(parents=True)
+        (origin.www / "v2/repo/blobs" / blob).write_bytes(want)
+        peers = swarm_of(cluster, origin, OURS, [OURS, V2], schedulers=[cluster.scheduler()], proxy=PROXY)
+        url = f"{origin.url}/f?a=1&b=2"
+        asked = [
+            (url, {}),
+            (url, {"X_Dragonfly_Tag": "tag"}),
+            (url, {"X_Dragonfly_Application": "application"}),
+            (url, {"X_Dragonfly_Tag": "tag", "X_Dragonfly_Application": "application", "X_Dragonfly_Piece_Length": "8mib"}),
+            (url, {"X_Dragonfly_Filtered_Query_Params": "b, c"}),
+            (url, {"X_Dragonfly_Content_For_Calculating_Task_ID": "content"}),
+            (f"{origin.url}/v2/repo/blobs/{blob}", {}),
+            (f"{origin.url}/v2/repo/blobs/{blob}", {"X_Dragonfly_Enable_Task_ID_Based_Blob_Digest": "false"}),
+        ]
+        seen = set()
+        for address, headers in asked:
+            ours, theirs = (by_proxy(peer, address, want, **headers) for peer in peers)
+            assert ours == theirs, f"{address} with {headers}: {ours} here, {theirs} there"
+            assert ours not in seen, f"{address} with {headers}: no task of its own"
+            seen.add(ours)
+
+
 CASES = [theirs_under_ours_by_local_dynconfig, theirs_under_ours_by_manager, their_child_of_our_parent,
          our_child_of_their_parent, mixed_all_at_once, our_seed_for_their_peers, their_seed_for_our_peers,
-         their_dfget_with_our_daemon, ranges, our_parent_killed, their_parent_killed]
+         their_dfget_with_our_daemon, ranges, our_parent_killed, their_parent_killed,
+         their_parent_by_proxy, our_parent_by_proxy, proxy_headers]
 
 
 def main() -> int:
