@@ -213,6 +213,18 @@ pub(crate) fn with_environment(command: clap::Command, tool: &str, prefix: &str)
     })
 }
 
+/// Compares a JSON with its file in `tests/golden`: scripts rely on its fields. `UPDATE_GOLDEN=1` writes the files anew.
+#[cfg(test)]
+pub(crate) fn assert_golden(name: &str, json: &str) {
+    let path = format!("{}/tests/golden/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    let got: serde_json::Value = serde_json::from_str(json).unwrap();
+    let got = format!("{got:#}\n");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        return std::fs::write(path, got).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(path).unwrap(), got, "{name}");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -243,9 +255,6 @@ mod tests {
             status_code: Some(404),
             message: "gone".into(),
         };
-        assert_eq!(
-            to_json(&FailureJson::from(&failure)),
-            r#"{"ok":false,"exit_code":4,"error":"the file cannot be had from its origin: gone","status_code":404}"#
-        );
+        assert_golden("failure", &to_json(&FailureJson::from(&failure)));
     }
 }

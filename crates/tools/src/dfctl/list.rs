@@ -238,6 +238,7 @@ impl Report for Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::program::assert_golden;
 
     fn task(lifetime: Option<Lifetime>) -> Task {
         Task {
@@ -287,9 +288,6 @@ mod tests {
         let told = Told::new(&Tasks {
             tasks: vec![task(None)],
         });
-        assert_eq!(
-            told.json(),
-            r#"{"ok":true,"tasks":[{"id":"06408fbf","piece_length":4194304,"content_length":10485760,"created_at":"1970-01-01T00:00:00.000Z","finished_at":null,"failed_at":null,"updated_at":"1970-01-01T00:00:00.000Z"}]}"#
-        );
+        assert_golden("task-ls", told.json());
     }
 }

@@ -74,3 +74,24 @@ impl Report for Diagnosis {
         lines.join("\n")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::program::assert_golden;
+
+    #[test]
+    fn the_json_has_its_fields() {
+        let diagnosis = Diagnosis {
+            failures: 1,
+            warnings: 0,
+            checks: vec![
+                Finding::ok("port", "upload 10.0.0.1:4000", "accepts connections"),
+                Finding::failure("scheduler", "10.0.0.5:8002", "refused", "start it"),
+                Finding::skipped("clock", "scheduler 10.0.0.5:8002", "not told"),
+            ],
+        };
+        assert_golden("doctor", Told::with_exit_code(&diagnosis, 1).json());
+        assert!(diagnosis.text().ends_with("3 checks, 1 failures, 0 warnings"));
+    }
+}

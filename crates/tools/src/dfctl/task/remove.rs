@@ -46,3 +46,15 @@ impl Report for Removed {
         "Task Removed!".to_owned()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::program::assert_golden;
+
+    #[test]
+    fn the_json_names_the_task() {
+        let told = Told::new(&Removed { id: "06408fbf".into() });
+        assert_golden("task-rm", told.json());
+    }
+}

@@ -240,6 +240,7 @@ impl Explained {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::program::assert_golden;
 
     fn explained() -> Explained {
         let giver = |kind: Kind, host: &str, bytes, began_at, ended_at| proto::Giver {
@@ -296,6 +297,7 @@ mod tests {
     #[test]
     fn the_json_has_its_fields() {
         let told = Told::new(&explained());
+        assert_golden("task-show", told.json());
         let told: serde_json::Value = serde_json::from_str(told.json()).unwrap();
         assert_eq!(told["bytes_from"]["seed"], 4 << 20);
         assert_eq!(told["givers"][1]["kind"], "origin");
