@@ -92,6 +92,10 @@ mod tests {
             ],
         };
         assert_golden("doctor", Told::with_exit_code(&diagnosis, 1).json());
-        assert!(diagnosis.text().ends_with("3 checks, 1 failures, 0 warnings"));
+        assert!(
+            diagnosis
+                .text()
+                .ends_with("3 checks, 1 failures, 0 warnings")
+        );
     }
 }

@@ -54,7 +54,9 @@ mod tests {
 
     #[test]
     fn the_json_names_the_task() {
-        let told = Told::new(&Removed { id: "06408fbf".into() });
+        let told = Told::new(&Removed {
+            id: "06408fbf".into(),
+        });
         assert_golden("task-rm", told.json());
     }
 }
