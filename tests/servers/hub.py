@@ -92,7 +92,7 @@ class Hub(Handler):
         return self.reply(
             302,
             Location=f"{store_address}/{commit}/{quote(path)}?Signature={state['signed']}",
-            X_Linked_Etag=f'"{hashlib.sha256(body).hexdigest()}"',
+            X_Linked_Etag=f'"{hashlib.sha256(b"other bytes" if repo == "forged" else body).hexdigest()}"',
             X_Linked_Size=str(size),
             X_Repo_Commit=COMMITS[commit],
         )

@@ -54,6 +54,15 @@ class Origins(SystemTest):
         for daemon in (_seed, *peers):
             self.assertNotIn("Bearer", daemon.process.text())
 
+    def test_a_model_whose_bytes_are_not_what_the_hub_says(self):
+        facts = self.server(sys.executable, "hub.py")
+        _seed, peer = self.swarm(1)
+        got = peer.dfget("hf://owner/forged/weights/model%201.safetensors", self.output(peer), "--hf-base-url", facts["hub"],
+                         seconds=QUIET)
+        self.assertNotEqual(got.code, 0)
+        self.assertIn("sha256", got.stderr)
+        self.assertFalse(got.output.exists())
+
     def test_objects_are_read_with_the_callers_keys(self):
         facts = self.server(CACHE / "python-servers/bin/python", "objects.py", "s3")
         _seed, *peers = self.swarm(2)
