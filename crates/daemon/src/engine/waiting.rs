@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use protocol::{Bitmap, ByteRange, Crc32, PeerId, PieceNumber, PieceSpan, TrafficType};
-use storage::{PieceRecord, Task};
+use storage::{Mark, PieceRecord, Task};
 use tokio::sync::{mpsc, watch};
+use tracing::debug;
 
 use super::DownloadError;
 use super::reader::{Checks, Reader};
@@ -115,6 +116,7 @@ impl Download {
                 return Some(Ok(done));
             }
             if self.left.count() == 0 {
+                self.finished();
                 return None;
             }
             if self.left.count() == 1
@@ -163,6 +165,22 @@ impl Download {
                 self.left = Bitmap::new(0);
                 return Some(Err(error));
             }
+        }
+    }
+
+    /// Whoever is told that all is here may ask at once whether it is: the session, which has other things to end, need not
+    /// have said so yet.
+    fn finished(&self) {
+        let task = &self.started.task;
+        if self
+            .checks
+            .iter()
+            .all(|check| matches!(check.verdict(), Some(Ok(()))))
+            && task.summary().times.finished_at.is_none()
+            && task.is_complete().unwrap_or(false)
+            && let Err(error) = task.mark(Mark::Finished)
+        {
+            debug!(task_id = %task.id(), %error, "task not marked");
         }
     }
 
