@@ -208,6 +208,8 @@ async fn try_start(config: Config, shutdown: &Shutdown) -> Result<Addresses, Sta
         .transpose()?;
     raise_open_files();
     let store = open_store(&config).await?;
+    // Before anybody can connect: whoever finds the daemon finds its CA too.
+    let interception = Interception::new(&config.proxy, &config.storage.dir)?;
     let listeners = Listeners::bind(&config)?;
     let addresses = listeners.addresses(&config)?;
     let identity = Arc::new(identity(&config, &addresses));
@@ -266,7 +268,15 @@ async fn try_start(config: Config, shutdown: &Shutdown) -> Result<Addresses, Sta
         config: &config.proxy,
         storage_dir: &config.storage.dir,
     });
-    let proxy = proxy(&config, &addresses, &sources, &dynconfig, &metrics, p2p)?;
+    let proxy = proxy(
+        &config,
+        &addresses,
+        &sources,
+        &dynconfig,
+        &metrics,
+        p2p,
+        interception,
+    )?;
     let stats = stats::router(identity.clone(), core.engine.clone(), schedulers);
     listeners
         .serve(
@@ -565,6 +575,7 @@ fn proxy(
     dynconfig: &Arc<Dynconfig>,
     metrics: &Arc<Metrics>,
     p2p: P2p,
+    interception: Option<Interception>,
 ) -> Result<Proxy, StartError> {
     let http = sources.http().ok_or_else(|| StartError::Internal {
         what: "the proxy",
@@ -578,7 +589,7 @@ fn proxy(
         p2p,
         dynconfig: dynconfig.clone(),
         metrics: metrics.clone(),
-        interception: Interception::new(&config.proxy, &config.storage.dir)?,
+        interception,
     }))
 }
 
