@@ -189,7 +189,8 @@ mod tests {
             !String::from_utf8_lossy(status.details()).contains("secret"),
             "{details}"
         );
-        let keys: Vec<&String> = details.as_object().unwrap().keys().collect();
+        let mut keys: Vec<&String> = details.as_object().unwrap().keys().collect();
+        keys.sort();
         assert_eq!(keys, ["header", "message", "status_code"]);
     }
 

@@ -435,9 +435,26 @@ pub(super) fn application(application: &Application) -> wire::Application {
     }
 }
 
-/// Compact JSON with keys in alphabetical order (of the outermost object always; serde_json sorts the inner ones).
+/// Compact JSON with keys in alphabetical order, as services written in Go give it.
 fn json(value: &impl serde::Serialize) -> Vec<u8> {
-    serde_json::to_vec(value).expect("JSON values with text keys always serialise")
+    serde_json::to_value(value)
+        .and_then(|value| serde_json::to_vec(&sorted(value)))
+        .expect("JSON values with text keys always serialise")
+}
+
+/// The order of a map depends on whether anybody in this program wants serde_json to keep it: this does not. (What was
+/// parsed is at most 128 levels deep.)
+fn sorted(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let mut entries: Vec<(String, Value)> = map.into_iter().collect();
+            entries.sort_by(|a, b| a.0.cmp(&b.0));
+            let entries = entries.into_iter().map(|(key, value)| (key, sorted(value)));
+            Value::Object(entries.collect())
+        }
+        Value::Array(values) => Value::Array(values.into_iter().map(sorted).collect()),
+        plain => plain,
+    }
 }
 
 /// A client configuration as daemons can read it: one `"urls": null` in a block list makes the public client drop the
