@@ -51,6 +51,21 @@ pub fn busy(status: StatusCode, text: &str) -> Response<ProxyBody> {
     response
 }
 
+/// In the place of a registry that is away: it is one. podman and skopeo begin each pull by this question, and would not come to ask for
+/// what the swarm has.
+pub fn ping() -> Response<ProxyBody> {
+    let mut response = Response::new(ProxyBody::full("{}\n"));
+    let headers = response.headers_mut();
+    for (name, value) in [
+        ("docker-distribution-api-version", "registry/2.0"),
+        ("content-type", "application/json"),
+        ("warning", "110 - \"the registry does not answer\""),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
 /// What became of a request that was passed on and got no answer.
 pub fn unreachable(failure: &SourceError) -> Response<ProxyBody> {
     let (status, whose) = match failure {

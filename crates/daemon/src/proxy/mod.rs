@@ -214,7 +214,14 @@ impl Proxy {
         }
         match target {
             Target::Tunnel(to) => tunnel::open(self, to, peer).await,
-            Target::Url { url, .. } => self.fetch(parts, body, url, peer).await,
+            Target::Url { url, mode } => {
+                let is_ping = mode == Mode::Mirror && url.path() == "/v2/";
+                let response = self.fetch(parts, body, url, peer).await;
+                match is_ping && response.status().is_server_error() {
+                    true => answer::ping(),
+                    false => response,
+                }
+            }
         }
     }
 
@@ -271,6 +278,10 @@ impl Proxy {
         match rescue {
             Some(rescue) if response.status().is_server_error() => {
                 rescue.answer().await.unwrap_or(response)
+            }
+            Some(rescue) if response.status() == StatusCode::OK => {
+                rescue.learn(response.headers()).await;
+                response
             }
             _ => response,
         }

@@ -1,12 +1,13 @@
 //! The last good answer for each tag.
 //!
 //! A tag is always asked of its registry. The last manifest that it gave is kept in a file, so that images can still be pulled by tag
-//! while the registry is away, also after a restart. One file per tag: a line of JSON, then the manifest as it came.
+//! while the registry is away, also after a restart. One file per tag: a line of JSON, then the manifest as it came. A client that
+//! asked by HEAD has heard the manifest's digest only: then that is kept, with nothing behind the line.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use protocol::{Digest, DigestAlgorithm};
@@ -31,6 +32,35 @@ pub(super) struct Remembered {
     pub(super) public: bool,
     /// When it was given.
     pub(super) at: SystemTime,
+}
+
+/// What a registry said of a tag without showing the manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Named {
+    /// What names the manifest.
+    pub(super) digest: Digest,
+    /// The registry said it to anybody.
+    pub(super) public: bool,
+    /// When it was said.
+    pub(super) at: SystemTime,
+}
+
+/// What is known of a tag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// All of it.
+    Manifest(Remembered),
+    /// Its name, under which the swarm may have it.
+    Digest(Named),
+}
+
+impl Kept {
+    fn digest(&self) -> Digest {
+        match self {
+            Self::Manifest(remembered) => remembered.manifest.digest(),
+            Self::Digest(named) => named.digest.clone(),
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -59,7 +89,7 @@ impl Memory {
     }
 
     /// The last good answer for this URL, if there was one. Blocks for the disk.
-    pub(super) fn recall(&self, url: &Url) -> Option<Remembered> {
+    pub(super) fn recall(&self, url: &Url) -> Option<Kept> {
         let bytes = std::fs::read(self.path(url)).ok()?;
         if bytes.len() as u64 > MANIFEST_LEN_MAX + LINE_LEN_MAX as u64 {
             return None;
@@ -72,21 +102,43 @@ impl Memory {
     /// # Errors
     /// What the system says; the answer before is still there then.
     pub(super) fn keep(&self, url: &Url, remembered: &Remembered) -> io::Result<()> {
-        std::fs::create_dir_all(&self.folder)?;
-        let since = remembered.at.duration_since(SystemTime::UNIX_EPOCH);
-        let at_ms = since.map_or(0, |since| {
-            u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-        });
+        let manifest = &remembered.manifest;
         let line = Line {
             url: key(url),
-            content_type: remembered.manifest.content_type.clone(),
-            digest: remembered.manifest.digest().to_string(),
+            content_type: manifest.content_type.clone(),
+            digest: manifest.digest().to_string(),
             public: remembered.public,
-            at_ms,
+            at_ms: at_ms(remembered.at),
         };
-        let mut bytes = serde_json::to_vec(&line)?;
+        self.write(url, &line, &manifest.bytes)
+    }
+
+    /// Keeps what a tag names, unless that is known already. Blocks for the disk.
+    ///
+    /// # Errors
+    /// What the system says; the answer before is still there then.
+    pub(super) fn note(&self, url: &Url, named: &Named) -> io::Result<()> {
+        if self
+            .recall(url)
+            .is_some_and(|kept| kept.digest() == named.digest)
+        {
+            return Ok(());
+        }
+        let line = Line {
+            url: key(url),
+            content_type: String::new(),
+            digest: named.digest.to_string(),
+            public: named.public,
+            at_ms: at_ms(named.at),
+        };
+        self.write(url, &line, &[])
+    }
+
+    fn write(&self, url: &Url, line: &Line, manifest: &[u8]) -> io::Result<()> {
+        std::fs::create_dir_all(&self.folder)?;
+        let mut bytes = serde_json::to_vec(line)?;
         bytes.push(b'\n');
-        bytes.extend_from_slice(&remembered.manifest.bytes);
+        bytes.extend_from_slice(manifest);
         // Whole or not at all; the name is put in place by a rename.
         let file = tempfile::NamedTempFile::new_in(&self.folder)?;
         std::fs::write(file.path(), bytes)?;
@@ -134,19 +186,39 @@ fn key(url: &Url) -> String {
     bare.into()
 }
 
+fn at_ms(at: SystemTime) -> u64 {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| {
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
+}
+
 /// A file's content, if it is whole and about this URL.
-fn understood(bytes: Bytes, url: &Url) -> Option<Remembered> {
+fn understood(bytes: Bytes, url: &Url) -> Option<Kept> {
     let end = bytes
         .iter()
         .take(LINE_LEN_MAX)
         .position(|byte| *byte == b'\n')?;
     let line: Line = serde_json::from_slice(&bytes[..end]).ok()?;
-    let manifest = Manifest::read(bytes.slice(end + 1..), Some(&line.content_type)).ok()?;
-    let whole = line.url == key(url) && manifest.digest().to_string() == line.digest;
-    whole.then(|| Remembered {
-        manifest,
-        public: line.public,
-        at: SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(line.at_ms),
+    if line.url != key(url) {
+        return None;
+    }
+    // Far beyond any date that a registry was asked at is damage.
+    let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(line.at_ms))?;
+    let public = line.public;
+    let manifest = bytes.slice(end + 1..);
+    if manifest.is_empty() {
+        let digest = line.digest.parse().ok()?;
+        return Some(Kept::Digest(Named { digest, public, at }));
+    }
+    let manifest = Manifest::read(manifest, Some(&line.content_type)).ok()?;
+    let whole = manifest.digest().to_string() == line.digest;
+    whole.then(|| {
+        Kept::Manifest(Remembered {
+            manifest,
+            public,
+            at,
+        })
     })
 }
 
@@ -171,7 +243,20 @@ mod tests {
         memory.keep(&url, &remembered).unwrap();
         let memory = Memory::new(dir.path().join("deep/er"));
         let bare: Url = "https://r/v2/a/manifests/latest".parse().unwrap();
-        assert_eq!(memory.recall(&bare), Some(remembered));
+        let kept = Kept::Manifest(remembered.clone());
+        assert_eq!(memory.recall(&bare), Some(kept.clone()));
+        // The same by HEAD says nothing new, another one does.
+        let mut named = Named {
+            digest: remembered.manifest.digest(),
+            public: false,
+            at: remembered.at,
+        };
+        memory.note(&url, &named).unwrap();
+        assert_eq!(memory.recall(&url), Some(kept));
+        named.digest = Digest::of(DigestAlgorithm::Sha256, b"another");
+        memory.note(&url, &named).unwrap();
+        assert_eq!(memory.recall(&url), Some(Kept::Digest(named)));
+        memory.keep(&url, &remembered).unwrap();
         assert_eq!(memory.recall(&other), None);
         let path = memory.path(&url);
         let mut bytes = std::fs::read(&path).unwrap();

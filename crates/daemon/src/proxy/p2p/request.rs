@@ -125,16 +125,29 @@ impl<'a> Headers<'a> {
         Some(self.text(name)?.eq_ignore_ascii_case("true"))
     }
 
-    /// Everything but `Host` and what is meant for the daemon; of several values the last.
+    /// Everything but `Host` and what is meant for the daemon. Several lines of one name are one list (RFC 9110, section 5.3):
+    /// podman and skopeo send an `Accept` for each kind of manifest. (v2 keeps the last line only.)
     fn for_the_origin(&self) -> HashMap<String, String> {
-        let sent = self.0.iter().filter(|(name, _)| {
-            *name != header::HOST && !name.as_str().starts_with("x-dragonfly-")
-        });
-        sent.filter_map(|(name, value)| {
-            let value = value.to_str().ok()?;
-            Some((name.as_str().to_owned(), value.to_owned()))
-        })
-        .collect()
+        let mut sent: HashMap<String, String> = HashMap::new();
+        for (name, value) in self.0 {
+            let is_ours = name.as_str().starts_with("x-dragonfly-");
+            let Some(value) = value
+                .to_str()
+                .ok()
+                .filter(|_| *name != header::HOST && !is_ours)
+            else {
+                continue;
+            };
+            // Cookies are joined by another mark (RFC 6265, section 5.4).
+            let mark = if *name == header::COOKIE { "; " } else { ", " };
+            { sent.entry(name.as_str().to_owned()) }
+                .and_modify(|list| {
+                    list.push_str(mark);
+                    list.push_str(value);
+                })
+                .or_insert_with(|| value.to_owned());
+        }
+        sent
     }
 }
 
@@ -248,6 +261,23 @@ mod tests {
         assert!(matches!(of("2GiB"), Err(Refusal::Request(_))));
         assert_eq!(of("4194304").unwrap().spec.piece_length, Some(4 << 20));
         assert_eq!(of("many").unwrap().spec.piece_length, None);
+    }
+
+    #[test]
+    fn several_lines_of_a_header_are_one_list() {
+        let mut request = request("http://h/f", &[]);
+        for (name, value) in [
+            ("accept", "a/b"),
+            ("accept", "c/d"),
+            ("cookie", "x=1"),
+            ("cookie", "y=2"),
+        ] {
+            request.headers.append(name, value.parse().unwrap());
+        }
+        let spec = wish(&request, &DEFAULTS).unwrap().spec;
+        let sent = &spec.wire.request_header;
+        assert_eq!(sent["accept"], "a/b, c/d");
+        assert_eq!(sent["cookie"], "x=1; y=2");
     }
 
     #[test]

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use protocol::{Digest, DigestAlgorithm};
 use source::{Get, SourceError};
 use tracing::{info, warn};
 
 use super::manifest::{MANIFEST_LEN_MAX, Manifest, NoManifest, is_accepted};
-use super::memory::Remembered;
+use super::memory::{Kept, Named, Remembered};
 use super::{
     DirectReason, Inner, Outcome, P2pRequest, accepts, answer, authority, bare, collect, errors,
     is_public,
@@ -40,6 +41,37 @@ impl Rescue {
         } = self;
         let stale = inner.stale(&request, *spec).await?;
         (stale.status() != StatusCode::SERVICE_UNAVAILABLE).then_some(stale)
+    }
+}
+
+impl Rescue {
+    /// The registry has answered: what it says that the tag names is remembered. containerd asks by HEAD, and then for the manifest by
+    /// its digest.
+    pub async fn learn(self, answered: &HeaderMap) {
+        let Self {
+            inner,
+            request,
+            spec,
+        } = self;
+        let digest = answered
+            .get("docker-content-digest")
+            .and_then(|digest| digest.to_str().ok()?.parse::<Digest>().ok());
+        let Some(digest) = digest.filter(|digest| digest.algorithm() != DigestAlgorithm::Crc32)
+        else {
+            return;
+        };
+        let claims = inner.claims(bare(&request.url), &request);
+        inner.accepted(&authority(&request.url), claims[0]);
+        let named = Named {
+            digest,
+            public: inner.engine.is_anonymous(&spec),
+            at: SystemTime::now(),
+        };
+        let noted =
+            tokio::task::spawn_blocking(move || inner.memory.note(&request.url, &named)).await;
+        if let Ok(Err(error)) = noted {
+            warn!(%error, "tag not remembered: it cannot be resolved while the registry is away");
+        }
     }
 }
 
@@ -143,9 +175,15 @@ impl Inner {
         let (inner, url) = (self.clone(), request.url.clone());
         let recalled = tokio::task::spawn_blocking(move || inner.memory.recall(&url)).await;
         let remembered = match recalled.ok().flatten() {
-            Some(remembered) => remembered,
-            None => {
-                let found = tokio::time::timeout(SWARM_MAX, self.manifest_in_swarm(&spec)).await;
+            Some(Kept::Manifest(remembered)) => remembered,
+            kept => {
+                let found = async {
+                    match kept {
+                        Some(Kept::Digest(named)) => self.manifest_named(request, named).await,
+                        _ => self.manifest_in_swarm(&spec).await,
+                    }
+                };
+                let found = tokio::time::timeout(SWARM_MAX, found).await;
                 let remembered = found.ok()?.inspect_err(|error| {
                     info!(url = %spec.url_redacted(), %error, "the swarm does not know the tag");
                 });
@@ -182,6 +220,33 @@ impl Inner {
             *response.body_mut() = ProxyBody::empty();
         }
         Some(response)
+    }
+
+    /// The manifest that a tag was last said to name, out of the swarm.
+    async fn manifest_named(
+        &self,
+        request: &P2pRequest,
+        named: Named,
+    ) -> Result<Remembered, DownloadError> {
+        let mut url = request.url.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop().push(&named.digest.to_string());
+        }
+        let by_digest = P2pRequest {
+            method: Method::GET,
+            url,
+            headers: request.headers.clone(),
+            rule: request.rule.clone(),
+            remote: request.remote,
+        };
+        let wish = super::request::wish(&by_digest, &self.defaults)
+            .map_err(|refusal| DownloadError::Invalid(refusal.to_string()))?;
+        let found = self.manifest_in_swarm(&wish.spec).await?;
+        Ok(Remembered {
+            public: named.public,
+            at: named.at,
+            ..found
+        })
     }
 
     /// The manifest as a preheated task of the swarm, without asking the registry.
