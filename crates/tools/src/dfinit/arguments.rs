@@ -10,7 +10,10 @@ use crate::logging::LogArguments;
 use crate::program::Format;
 
 /// Where the configuration lies unless `--config` says otherwise.
-const CONFIG_FILE: &str = "/etc/dragonfly/dfinit.yaml";
+pub(super) const CONFIG_FILE: &str = "/etc/dragonfly/dfinit.yaml";
+
+/// Where the files as they were are kept unless `--state-dir` says otherwise.
+pub(super) const STATE_DIR: &str = "/var/lib/dragonfly/dfinit";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -63,7 +66,7 @@ pub struct Arguments {
     pub probe_timeout: Duration,
 
     /// Folder that keeps the files as they were, for `dfinit undo`.
-    #[arg(long, global = true, default_value = "/var/lib/dragonfly/dfinit")]
+    #[arg(long, global = true, default_value = STATE_DIR)]
     pub state_dir: PathBuf,
 
     /// The host's file system, if it is not this one: every path is taken to begin here.

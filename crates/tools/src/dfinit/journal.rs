@@ -129,6 +129,11 @@ impl Journal {
         self.content.restart_due.contains_key(runtime)
     }
 
+    /// When `runtime` was changed without having been restarted since, as far as dfinit was told.
+    pub(super) fn due_since(&self, runtime: &str) -> Option<SystemTime> {
+        self.content.restart_due.get(runtime).copied()
+    }
+
     /// Notes when `runtime` has started last: a restart that somebody else has done since is not asked for again, or each run would
     /// ask for one.
     pub(super) fn hear_started(
@@ -136,8 +141,8 @@ impl Journal {
         runtime: &str,
         started: SystemTime,
     ) -> Result<(), JournalError> {
-        match self.content.restart_due.get(runtime) {
-            Some(due) if started > *due => self.restarted(runtime),
+        match self.due_since(runtime) {
+            Some(due) if started > due => self.restarted(runtime),
             _ => Ok(()),
         }
     }

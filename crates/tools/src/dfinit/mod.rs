@@ -19,6 +19,7 @@ mod probe;
 mod registries;
 mod report;
 mod restart;
+mod standing;
 mod version;
 
 use std::ffi::OsString;
@@ -33,6 +34,7 @@ use crate::logging::LogLevel;
 use crate::program::{self, Streams, Told};
 
 pub use arguments::{Action, Arguments};
+pub use standing::{Standing, standings};
 pub use version::Version;
 
 use config::{Config, DockerConfig, DockerMode, RuntimeConfig, proxy_authority, proxy_url};
@@ -67,7 +69,7 @@ pub fn command() -> clap::Command {
 ///
 /// # Errors
 ///
-/// [`Failure::Here`] with what failed and what to do.
+/// [`Failure::Refused`] with what failed and what to do.
 pub async fn run(arguments: Arguments) -> Result<Told, Failure> {
     let outcome = match arguments.command {
         Some(Action::Undo { force }) => undo(&arguments, force).await,
@@ -78,7 +80,7 @@ pub async fn run(arguments: Arguments) -> Result<Told, Failure> {
 
 async fn set_up(arguments: &Arguments) -> Result<Outcome, Failure> {
     let (file, named) = arguments.config_file();
-    let loaded = Config::load(file, named).map_err(here)?;
+    let loaded = Config::load(file, named).map_err(not_done)?;
     let mut outcome = Outcome::new(arguments.dry_run);
     outcome
         .notes
@@ -90,8 +92,8 @@ async fn set_up(arguments: &Arguments) -> Result<Outcome, Failure> {
             format!("found {}", report::described(runtime))
         });
     }
-    let mut journal = Journal::open(&arguments.state_dir).map_err(here)?;
-    let plans = plans(arguments, &config, &found, &journal).map_err(here)?;
+    let mut journal = Journal::open(&arguments.state_dir).map_err(not_done)?;
+    let plans = plans(arguments, &config, &found, &journal).map_err(not_done)?;
     if plans.is_empty() {
         outcome.notes.push(match found.is_empty() {
             true => "no container runtime was found on this host: name one in the configuration, under containerRuntime".to_owned(),
@@ -110,7 +112,7 @@ async fn set_up(arguments: &Arguments) -> Result<Outcome, Failure> {
                 .map(|edit| (plan.runtime.kind.name(), edit))
         })
         .collect();
-    journal.apply(&edits).map_err(here)?;
+    journal.apply(&edits).map_err(not_done)?;
     let runtimes: Vec<Runtime> = plans.into_iter().map(|plan| plan.runtime).collect();
     restart(arguments, &runtimes, &mut journal, &mut outcome).await?;
     if let Some(image) = &arguments.probe {
@@ -122,7 +124,7 @@ async fn set_up(arguments: &Arguments) -> Result<Outcome, Failure> {
             let due = journal.is_restart_due(runtime.kind.name());
             let proof = probe::probe(runtime, image, &metrics, arguments.probe_timeout, due)
                 .await
-                .map_err(here)?;
+                .map_err(not_done)?;
             outcome.probes.push(proof);
         }
     }
@@ -131,13 +133,13 @@ async fn set_up(arguments: &Arguments) -> Result<Outcome, Failure> {
 
 async fn undo(arguments: &Arguments, force: bool) -> Result<Outcome, Failure> {
     let mut outcome = Outcome::new(arguments.dry_run);
-    let mut journal = Journal::open(&arguments.state_dir).map_err(here)?;
+    let mut journal = Journal::open(&arguments.state_dir).map_err(not_done)?;
     if arguments.dry_run {
         return Err(Failure::Usage {
             reason: "undo has no dry run: the files as they were lie in --state-dir".to_owned(),
         });
     }
-    outcome.restored = journal.undo(force).map_err(here)?;
+    outcome.restored = journal.undo(force).map_err(not_done)?;
     let found = detect::detect(&arguments.root).await;
     restart(arguments, &found, &mut journal, &mut outcome).await?;
     Ok(outcome)
@@ -221,7 +223,7 @@ async fn restart(
         if let Some(started) = runtime.started() {
             journal
                 .hear_started(runtime.kind.name(), started)
-                .map_err(here)?;
+                .map_err(not_done)?;
         }
     }
     let due: Vec<Runtime> = runtimes
@@ -235,7 +237,7 @@ async fn restart(
         return Ok(());
     }
     if !arguments.restart {
-        make_sentinel(&arguments.restart_sentinel).map_err(here)?;
+        make_sentinel(&arguments.restart_sentinel).map_err(not_done)?;
         outcome.restarts = due
             .iter()
             .map(|runtime| Restart::due(runtime.kind))
@@ -246,8 +248,8 @@ async fn restart(
     for runtime in due {
         let ran = restart::restart(&runtime, arguments.restart_command.as_deref())
             .await
-            .map_err(here)?;
-        journal.restarted(runtime.kind.name()).map_err(here)?;
+            .map_err(not_done)?;
+        journal.restarted(runtime.kind.name()).map_err(not_done)?;
         outcome.restarts.push(Restart::done(runtime.kind, ran));
     }
     // An earlier run may have left it; its wish is fulfilled.
@@ -274,8 +276,8 @@ fn say(arguments: &Arguments, line: impl FnOnce() -> String) {
         .say(LogLevel::Info, || format!("dfinit: {}", line()));
 }
 
-fn here(error: impl ToString) -> Failure {
-    Failure::Here {
+fn not_done(error: impl ToString) -> Failure {
+    Failure::Refused {
         reason: error.to_string(),
     }
 }

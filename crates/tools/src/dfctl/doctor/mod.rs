@@ -9,6 +9,7 @@ mod finding;
 mod neighbours;
 mod ports;
 mod process;
+mod runtime;
 mod socket;
 
 use clap::Args;
@@ -51,6 +52,7 @@ impl Doctor {
         if let Some(pid) = reached.pid {
             checks.extend(process::check(pid, reached.daemon.as_ref()));
         }
+        checks.extend(runtime::check().await);
         let count = |state| checks.iter().filter(|check| check.state == state).count();
         let diagnosis = Diagnosis {
             failures: count(State::Failure),
