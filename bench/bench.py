@@ -13,6 +13,7 @@ import sys
 import downloads
 import many_files
 import proxied
+import images
 
 BENCHMARKS = {
     "one-parent": downloads.one_parent,
@@ -24,6 +25,7 @@ BENCHMARKS = {
     "proxy": proxied.proxy,
     "range": proxied.ranges,
     "connections": proxied.connections,
+    "image-pull": images.image_pull,
 }
 
 

@@ -85,7 +85,9 @@ class SystemTest(unittest.TestCase):
         self.addCleanup(self._end)
 
     def _end(self) -> None:
-        failed = not self._outcome.success
+        # While a cleanup runs, `_outcome.success` speaks of the cleanup.
+        result = self._outcome.result
+        failed = any(test is self for test, _ in [*result.failures, *result.errors])
         if failed:
             self._tell_logs()
         self.cluster.close(failed)
