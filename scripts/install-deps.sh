@@ -81,10 +81,8 @@ check_rust() {
 
 install_cargo_tools() {
   if ! cargo deny --version >/dev/null 2>&1; then
-    say "installing cargo-deny $HUGGINGFACE_HUB_VERSION=2.4.0
-CARGO_DENY_VERSION (builds for some minutes, once)"
-    cargo install --locked --quiet cargo-deny --version "$HUGGINGFACE_HUB_VERSION=2.4.0
-CARGO_DENY_VERSION" >&2
+    say "installing cargo-deny $CARGO_DENY_VERSION (builds for some minutes, once)"
+    cargo install --locked --quiet cargo-deny --version "$CARGO_DENY_VERSION" >&2
   fi
   # Fuzzing needs a nightly compiler, which only rustup can bring; without it scripts/fuzz-brief.sh says so.
   if command -v rustup >/dev/null; then
