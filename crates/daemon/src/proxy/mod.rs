@@ -1,7 +1,7 @@
 //! The HTTP proxy and registry mirror (port 4001): every HTTP client's way into the swarm.
 //!
-//! A request comes in at [`listener`] on a [`connection`]; [`target`] says what it is about, [`auth`] whether it may, [`rules`] whether
-//! it goes into the swarm ([`p2p`]) or to its origin as it is ([`direct`]). CONNECT makes a [`tunnel`], which is looked into only for
+//! A request comes in at `listener` on a `connection`; [`target`] says what it is about, [`auth`] whether it may, [`rules`] whether
+//! it goes into the swarm ([`p2p`]) or to its origin as it is (`direct`). CONNECT makes a `tunnel`, which is looked into only for
 //! hosts that were named ([`intercept`]). What goes wrong is said by [`answer`].
 //!
 //! It never answers slower than it must: beyond its limits it says 503 at once, so that a container runtime asks its registry.

@@ -1,7 +1,7 @@
 //! `dfctl`: what is on this host, and whether all is well.
 //!
 //! One module per command. A command is a struct of arguments with `async fn run(self) -> Result<Told, Failure>`; adding one
-//! is a variant here and an arm in [`Command::run`]. Environment variables are named after the path of a command
+//! is a variant here and an arm in `Command::run`. Environment variables are named after the path of a command
 //! (`DFCTL_TASK_LS_LOG_LEVEL`), as in Dragonfly v2.
 
 mod ca;

@@ -2,7 +2,7 @@
 //!
 //! Looking into a tunnel breaks what TLS promises, and it breaks every client that does not trust our CA. So it is done only where
 //! somebody asked for it: for the hosts of `proxy.interceptHosts`, and for those whose name stands in the expression of a rule
-//! ([`named`]). A rule that fits any host, such as `blobs/sha256.*`, asks for nothing of the kind: it is meant for registries behind
+//! (`named`). A rule that fits any host, such as `blobs/sha256.*`, asks for nothing of the kind: it is meant for registries behind
 //! the mirror. What is intercepted is thus a list that can be shown, and that the CA of the daemon is confined to.
 
 mod authority;

@@ -3,7 +3,7 @@
 //! [`request`] makes the task that Dragonfly v2 would make. [`access`] decides whether this client may have it. The engine learns
 //! its length; then [`answer`] decides by the client's range and conditions what to send, and [`body`] sends it as it arrives. The
 //! status line goes out with the first byte, so that what fails early is an honest error; what fails late breaks the connection.
-//! Manifests are small and are looked at before anybody gets them ([`manifest`], [`tag`]).
+//! Manifests are small and are looked at before anybody gets them ([`manifest`], `tag`).
 
 pub mod access;
 pub mod answer;
