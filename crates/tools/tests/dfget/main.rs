@@ -29,7 +29,7 @@ fn start(daemon: &Daemon, part: &str, more: &[&str]) -> Child {
 
 async fn run(daemon: &Daemon, part: &str, more: &[&str]) -> Output {
     let ended = start(daemon, part, more).wait_with_output();
-    tokio::time::timeout(Duration::from_secs(30), ended)
+    tokio::time::timeout(Duration::from_secs(120), ended)
         .await
         .expect("dfget ends by itself")
         .unwrap()
