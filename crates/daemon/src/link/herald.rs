@@ -301,6 +301,10 @@ impl Herald {
             let span = self.links.geometry.segment(SegmentIndex(segment));
             span.is_some_and(|span| wants.get(span.piece.0))
         }));
+        // Somebody waits for these: nothing is gathered meanwhile.
+        if !news.held.is_empty() || !news.arriving.is_empty() {
+            self.flush_at = Some(Instant::now());
+        }
         // It would neither take nor pass on what it is shown beyond that.
         self.stage(if part {
             StageEvent::Left { child }
