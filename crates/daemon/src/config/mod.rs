@@ -435,7 +435,8 @@ pub struct Proxy {
 /// How much the proxy does at once, and how long it waits. All of it is ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProxyLimits {
-    /// `proxy.server.maxConnections`: open connections of clients; more are answered 503. Idle ones cost about 2 KiB each.
+    /// `proxy.server.maxConnections`: open connections of clients; more are answered 503. Idle ones that
+    /// have asked for something cost about 10 KiB each.
     /// At least 1, default 16384.
     pub connections: u32,
     /// `proxy.server.maxRequests`: requests being answered at once; more are answered 503, so that a container runtime asks its
