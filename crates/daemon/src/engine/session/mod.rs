@@ -40,8 +40,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_millis(900);
 /// A reader of the origin tells a scheduler of this project this often that bytes come: a first piece may take long.
 const HEARTBEAT: Duration = Duration::from_millis(500);
-/// An origin that sends nothing for longer than this is no longer vouched for.
-const ORIGIN_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// An origin that sends nothing for longer than this is no longer vouched for. A web server that limits a connection to
+/// 200 kB/s may send a mebibyte at once and then pause for more than five seconds; the source itself gives up at 15.
+const ORIGIN_PAUSE_MAX: Duration = Duration::from_secs(12);
 /// Requests for other parents are not sent more often than this.
 const RESCHEDULE_MIN: Duration = Duration::from_millis(500);
 /// Without a byte from anywhere for this long the origin is asked, scheduler or not.
