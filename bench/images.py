@@ -17,7 +17,8 @@ def image_pull() -> None:
     """1 GB in 5 layers, 3 nodes at once: the last node against the time that its link or the registry's takes for the bytes."""
     layer = size("BENCH_LAYER_BYTES", 200_000_000)
     title(f"3 nodes with links of {RATE_MBIT} Mbit/s pull {5 * layer / 1e9:.2f} GB in 5 layers, all at once")
-    head("who", "last node s", "bound s", "last / bound", "plain download alone s", "last / alone", "registry bytes / image")
+    head("who", "last node s", "bound s", "last / bound", "last byte at the daemons s", "one node alone, directly s", "last / alone",
+         "registry bytes / image", "seed's uploads / image")
     for flavour in FLAVOURS:
         with Network() as network, Cluster() as cluster:
             images = Images(cluster.folder / "images")
@@ -28,7 +29,8 @@ def image_pull() -> None:
             control_ns, control_ip = network.host()
             scheduler = cluster.scheduler(ip=control_ip, netns=control_ns)
             seed_ns, seed_ip = network.host(RATE_MBIT)
-            cluster.daemon("seed", ip=seed_ip, netns=seed_ns, flavour=flavour, seed=True, schedulers=[scheduler], proxy=RULES).ready()
+            seed = cluster.daemon("seed", ip=seed_ip, netns=seed_ns, flavour=flavour, seed=True, schedulers=[scheduler],
+                                  proxy=RULES).ready()
             nodes = []
             for number in range(3):
                 namespace, ip = network.host(RATE_MBIT)
@@ -36,26 +38,35 @@ def image_pull() -> None:
                                   schedulers=[scheduler]).ready())
             # Until the scheduler knows all of them, of either flavour.
             time.sleep(3)
-            alone = _alone(registry, image, nodes[0].daemon.netns)
+            alone = _alone(cluster, registry, reference, nodes[0].daemon.netns)
             before = sum(registry.blob_bytes().values())
-            last = _pull_at_once(nodes, reference)
+            last, last_byte = _pull_at_once(nodes, reference, image.size)
             sent = sum(registry.blob_bytes().values()) - before
+            uploaded = sum(seed.metric("dragonfly_client_upload_traffic").values())
             bound = image.size * 8 / RATE_MBIT / 1e6
-            row(flavour.value, f"{last:.2f}", f"{bound:.2f}", f"{last / bound:.3f}", f"{alone:.2f}", f"{last / alone:.3f}",
-                f"{sent / image.size:.4f}")
+            row(flavour.value, f"{last:.2f}", f"{bound:.2f}", f"{last / bound:.3f}", f"{last_byte:.2f}", f"{alone:.2f}",
+                f"{last / alone:.3f}", f"{sent / image.size:.4f}", f"{uploaded / image.size:.3f}")
 
 
-def _alone(registry: Registry, image, netns: str) -> float:
-    """Seconds for the image's blobs by curl on one node while nobody else does anything."""
+def _alone(cluster: Cluster, registry: Registry, reference: str, netns: str) -> float:
+    """Seconds for the image by a containerd that asks the registry itself, while nobody else does anything."""
+    containerd = cluster.containerd("alone", netns)
+    hosts = containerd.folder / "certs.d" / registry.host
+    hosts.mkdir(parents=True)
+    (hosts / "hosts.toml").write_text(f'server = "{registry.url}"\n')
+    with open(containerd.config, "a") as config:
+        config.write(f'\n  [plugins."io.containerd.grpc.v1.cri".registry]\n    config_path = "{hosts.parent}"\n')
+    containerd.start()
     began = time.monotonic()
-    for blob in image.blobs:
-        subprocess.run(["ip", "netns", "exec", netns, "curl", "-sf", "-o", "/dev/null",
-                        f"{registry.url}/v2/bench/model/blobs/{blob.digest}"], check=True)
-    return time.monotonic() - began
+    containerd.cri_pull(reference, seconds=900)
+    took = time.monotonic() - began
+    containerd.close()
+    subprocess.run(["rm", "-rf", containerd.folder], check=False)
+    return took
 
 
-def _pull_at_once(nodes: list[Node], reference: str) -> float:
-    """Seconds until the last node has the image."""
+def _pull_at_once(nodes: list[Node], reference: str, length: int) -> tuple[float, float]:
+    """Seconds until the last node has the image, and until the last daemon had its bytes."""
     failures = []
 
     def pull(node: Node) -> None:
@@ -64,12 +75,15 @@ def _pull_at_once(nodes: list[Node], reference: str) -> float:
         except BaseException as failure:
             failures.append(failure)
 
-    began = time.monotonic()
+    began, last_byte = time.monotonic(), 0.0
     threads = [threading.Thread(target=pull, args=(node,)) for node in nodes]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    while any(thread.is_alive() for thread in threads):
+        time.sleep(0.1)
+        if not last_byte and all(node.daemon.received() >= length for node in nodes):
+            last_byte = time.monotonic() - began
+    took = time.monotonic() - began
     if failures:
         raise failures[0]
-    return time.monotonic() - began
+    return took, last_byte

@@ -107,6 +107,30 @@ class ProxyTest(unittest.TestCase):
         self.assertLessEqual(self.origin.bytes_sent("f"), sent + 2)
         self.assertEqual(ask(second, url, range=f"bytes={len(content)}-").status, 416)
 
+    def test_small_parts_come_past_their_pieces(self):
+        """A reader of small parts here and there gets them at once; the pieces around them follow when it pauses."""
+        first, second = self.daemons(2)
+        pieces, length = 24, 128 << 10
+        content = self.origin.file("f", pieces * PIECE).read_bytes()
+        url = f"{self.origin.url}/f"
+        self.assertTrue(ask(first, url).complete)
+        sent = self.origin.bytes_sent("f")
+        # The first one brings the two hosts together; one lies in two pieces.
+        starts = [10, *(piece * PIECE + 3_000_000 for piece in range(2, 20)), 22 * PIECE - 1000]
+        for start in starts:
+            answer = ask(second, url, range=f"bytes={start}-{start + length - 1}")
+            self.assertEqual(answer.status, 206)
+            self.assertEqual(answer.body, content[start:start + length], f"at {start}")
+        whole = 21 * PIECE
+        wait_until(lambda: second.received() >= whole, QUIET, "the pieces around the parts are here")
+        past = second.received() - whole
+        self.assertTrue(10 * length <= past <= len(starts) * length, f"{past} bytes came past the pieces")
+        self.assertLessEqual(self.origin.bytes_sent("f"), sent + 2)
+        # Whoever gave the parts is gone: they come from the pieces now, and the rest from the origin.
+        first.stop()
+        self.assertEqual(ask(second, url, range="bytes=3000000-3999999").body, content[3_000_000:4_000_000])
+        self.assertEqual(ask(second, url).body, content)
+
     def test_a_slow_reader_and_one_that_goes_away_hold_up_nobody(self):
         daemon = self.daemon("host")
         content = self.origin.file("f", 10 * PIECE).read_bytes()
@@ -149,7 +173,7 @@ class ProxyTest(unittest.TestCase):
         torso = ask(daemon, url)
         self.assertFalse(torso.complete and torso.status == 200)
         self.assertLessEqual(len(torso.body), 2 * PIECE)
-        self.assertIn("it was deleted", daemon.process.text())
+        wait_until(lambda: "it was deleted" in daemon.process.text(), QUIET, "the daemon says what it did with the bytes")
         # The origin was mended: nothing of the bad content is left.
         path.write_bytes(content)
         self.assertEqual(ask(daemon, url).body, content)

@@ -11,6 +11,7 @@
 pub mod conversation;
 mod convert;
 pub mod error;
+mod express;
 pub mod fetch;
 mod held;
 pub mod origin;
@@ -47,6 +48,7 @@ use crate::identity::Identity;
 use crate::link::Hub;
 use crate::metrics::Metrics;
 use crate::schedulers::Schedulers;
+use express::Express;
 use origin::OriginReader;
 use session::{Event, Session, SessionHandle, Want};
 use unmeasured::Spooled;
@@ -203,12 +205,16 @@ impl Engine {
             true => self.checks(&spec, &task)?,
             false => Vec::new(),
         };
+        let express = match range {
+            Some(part) if spec.in_order && !is_finished => Express::start(inner, &task, part),
+            _ => None,
+        };
         let want = Want {
-            reader: spec
-                .in_order
+            reader: (spec.in_order && express.is_none())
                 .then(|| first_segment(&geometry, range))
                 .flatten(),
             ahead: spec.is_prefetch,
+            express: express.is_some(),
             named_by: spec.named_by.clone().filter(|_| whole),
             pieces: wanted.clone(),
         };
@@ -237,7 +243,9 @@ impl Engine {
             peer_id,
             task,
         };
-        Ok(Download::new(started, wanted, local, session, checks))
+        let mut download = Download::new(started, wanted, local, session, checks);
+        download.express = express;
+        Ok(download)
     }
 
     /// The digests that the whole content must have, as this caller sees it.

@@ -11,10 +11,11 @@
 //! for each and checks what it gets by itself.
 //!
 //! A reader holds no buffer; it says which bytes of the content file may be read ([`Run`]). While it waits, the session knows where
-//! it stands and fetches what lies before it first.
+//! it stands and fetches what lies before it first. A short part may also come past the pieces: see [`super::express`].
 
 use std::os::unix::fs::FileExt;
 
+use bytes::Bytes;
 use protocol::{ByteRange, Crc32, Crc32Hasher, PieceNumber, SegmentIndex};
 use storage::{Lookup, PieceView};
 
@@ -29,15 +30,20 @@ const SMALL_MAX: u64 = 1 << 20;
 /// Pieces handed out before they were checked, at most: then the reader waits for the first of them.
 const EARLY_MAX: usize = 64;
 
-/// Bytes of the content file that may be read now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Run {
-    /// First byte, in the content and in its file.
-    pub offset: u64,
-    /// How many.
-    pub length: u64,
-    /// The rest of the wanted bytes is there and checked: no further call has to wait.
-    pub to_the_end: bool,
+/// Bytes that may be handed out now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Run {
+    /// Bytes of the content file.
+    Stored {
+        /// First byte, in the content and in its file.
+        offset: u64,
+        /// How many.
+        length: u64,
+        /// The rest of the wanted bytes is there and checked: no further call has to wait.
+        to_the_end: bool,
+    },
+    /// All bytes that are still wanted. They are not in the file.
+    Express(Bytes),
 }
 
 /// See the module.
@@ -49,6 +55,8 @@ pub struct Reader {
     early: Vec<Early>,
     told: Option<SegmentIndex>,
     to_the_end: bool,
+    /// All wanted bytes, once they came past the pieces.
+    express: Option<Bytes>,
 }
 
 /// What is kept back at the end.
@@ -91,6 +99,7 @@ impl Reader {
             to_the_end: false,
             early: Vec::new(),
             told: None,
+            express: None,
             wanted,
             keep,
             download,
@@ -127,6 +136,10 @@ impl Reader {
             if self.to_the_end {
                 return Ok(Some(self.run(self.wanted.end(), true)));
             }
+            if let Some(bytes) = &self.express {
+                let at = usize::try_from(self.at - self.wanted.start).unwrap_or(usize::MAX);
+                return Ok(Some(Run::Express(bytes.slice(at.min(bytes.len())..))));
+            }
             self.download.changes.borrow_and_update();
             self.settle_early().await?;
             let (limit, checked) = self.limit()?;
@@ -135,7 +148,9 @@ impl Reader {
                 self.to_the_end = checked && reached == self.wanted.end() && growing.is_none();
                 return Ok(Some(self.run(reached, self.to_the_end)));
             }
-            self.tell_position();
+            if self.download.express.is_none() {
+                self.tell_position();
+            }
             let wait = match growing {
                 Some(view) if self.at < limit => {
                     let from = self.at - view.offset();
@@ -147,32 +162,16 @@ impl Reader {
         }
     }
 
-    /// Reads the first bytes of a run into `buffer` and counts them as handed out. Returns how many there were.
-    ///
-    /// Blocks for the disk if the bytes are not in the page cache; see [`Reader::took`] for those who read by themselves.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub fn read(&mut self, run: Run, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let length = usize::try_from(run.length)
-            .unwrap_or(buffer.len())
-            .min(buffer.len());
-        let file = self.download.started.task.content_file();
-        file.read_exact_at(&mut buffer[..length], run.offset)?;
-        self.took(&buffer[..length]);
-        Ok(length)
-    }
-
-    /// The next bytes, read from the content file at the place of the last run, were handed out.
+    /// The next bytes, those at the front of the last run, were handed out.
     pub fn took(&mut self, bytes: &[u8]) {
-        if !self.to_the_end {
+        if !self.to_the_end && self.express.is_none() {
             self.remember(bytes);
         }
         self.at += bytes.len() as u64;
     }
 
     fn run(&self, end: u64, to_the_end: bool) -> Run {
-        Run {
+        Run::Stored {
             offset: self.at,
             length: end - self.at,
             to_the_end,
@@ -342,6 +341,12 @@ impl Reader {
                 None => std::future::pending().await,
             }
         };
+        let express = async {
+            match &mut download.express {
+                Some(express) => express.bytes().await,
+                None => std::future::pending().await,
+            }
+        };
         let Some(session) = &mut download.session else {
             tokio::select! {
                 _ = download.changes.changed() => {}
@@ -363,6 +368,11 @@ impl Reader {
             }
             None => {
                 tokio::select! {
+                    bytes = express => {
+                        download.express = None;
+                        self.express = bytes;
+                        Ok(())
+                    }
                     _ = download.changes.changed() => Ok(()),
                     () = growth => Ok(()),
                     () = verdict => Ok(()),

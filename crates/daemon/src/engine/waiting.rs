@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tracing::debug;
 
 use super::DownloadError;
+use super::express::Express;
 use super::reader::{Checks, Reader};
 use super::session::{Event, Outcome, SessionHandle};
 
@@ -66,6 +67,8 @@ pub struct Download {
     pub(super) changes: watch::Receiver<u64>,
     pub(super) session: Option<Waiting>,
     pub(super) checks: Checks,
+    /// What was wanted, on its way past the pieces.
+    pub(super) express: Option<Express>,
 }
 
 /// The session that works for a download.
@@ -89,6 +92,7 @@ impl Download {
             left: wanted,
             local,
             checks,
+            express: None,
             session: session.map(|session| Waiting {
                 outcome: session.outcome,
                 events: session.events,

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use protocol::{Geometry, HostId, PeerId, TaskId};
+use protocol::{Geometry, HostId, PeerId, PieceNumber, TaskId};
 use swarm::ChildId;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -255,6 +255,17 @@ impl TaskLinks {
     /// Whether there is a link with this host.
     pub fn linked(&self, host_id: &HostId) -> bool {
         self.links.lock().contains_key(host_id)
+    }
+
+    /// The links with hosts that hold this piece, as far as they have told. A seed tells the digests of all it holds, but shows
+    /// each piece to few at first.
+    pub(crate) fn holders(&self, piece: PieceNumber) -> Vec<Arc<Link>> {
+        let links = self.links.lock();
+        let holds = |link: &&Arc<Link>| {
+            let known = link.known.lock();
+            known.is_held(piece) || link.seed && known.has_digest(piece)
+        };
+        links.values().filter(holds).cloned().collect()
     }
 
     /// Tells the herald something that must not be lost.

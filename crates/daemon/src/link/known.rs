@@ -67,6 +67,16 @@ impl Known {
             .collect()
     }
 
+    /// Whether it holds this piece.
+    pub fn is_held(&self, piece: PieceNumber) -> bool {
+        self.held.get(piece.0)
+    }
+
+    /// Whether it told the digest of this piece.
+    pub fn has_digest(&self, piece: PieceNumber) -> bool {
+        self.digests.get(piece.index()).is_some_and(Option::is_some)
+    }
+
     /// Every held piece.
     pub fn held(&self) -> Vec<PieceNumber> {
         self.held.ones().map(PieceNumber).collect()

@@ -22,7 +22,8 @@ impl Picker {
                 continue;
             }
             self.neighbours[at].line = Line::Open;
-            let room = self.running(NeighbourKind::Mesh) < self.options.in_flight + GRANT_EXTRA;
+            let most = self.limited(self.options.in_flight + GRANT_EXTRA);
+            let room = self.running(NeighbourKind::Mesh) < most;
             let well = self.neighbours[at].is_well(now);
             let open = if room && well {
                 self.choose(now, &[at])
@@ -50,7 +51,7 @@ impl Picker {
         }
         let cap = self.per_parent(now);
         let mut free: Vec<usize> = Vec::with_capacity(self.neighbours.len());
-        while self.running(NeighbourKind::Mesh) < self.options.in_flight {
+        while self.running(NeighbourKind::Mesh) < self.limited(self.options.in_flight) {
             free.clear();
             free.extend((0..self.neighbours.len()).filter(|at| self.can_ask(*at, now, cap)));
             let Some((segment, at)) = self.choose(now, &free) else {
@@ -76,12 +77,16 @@ impl Picker {
         };
         let parents = self.neighbours.iter().filter(useful).count().max(1);
         let cap = (self.options.v2_in_flight / parents).max(PER_PARENT_MIN);
-        while self.running(NeighbourKind::V2) < self.options.v2_in_flight {
+        while self.running(NeighbourKind::V2) < self.limited(self.options.v2_in_flight) {
             let Some((piece, at)) = self.choose_piece(now, cap) else {
                 return;
             };
             self.ask_piece(now, at, piece);
         }
+    }
+
+    fn limited(&self, count: usize) -> usize {
+        self.limit.map_or(count, |limit| count.min(limit))
     }
 
     pub(super) fn running(&self, kind: NeighbourKind) -> usize {

@@ -64,6 +64,8 @@ pub struct Picker {
     next_starved: Option<Duration>,
     said_complete: bool,
     decided_at: Duration,
+    /// See [`Picker::limit_requests`].
+    limit: Option<usize>,
 }
 
 impl Picker {
@@ -95,6 +97,7 @@ impl Picker {
             next_starved: None,
             said_complete: false,
             decided_at: Duration::ZERO,
+            limit: None,
         }
     }
 
@@ -170,6 +173,12 @@ impl Picker {
             self.mind_starvation(now);
         }
         actions.append(&mut self.pending);
+    }
+
+    /// From the next decision on, requests are only made while fewer than `limit` run, also if the options allow more. What runs
+    /// goes on. For callers that need the neighbours, or the downlink, for something more urgent for a moment.
+    pub fn limit_requests(&mut self, limit: Option<usize>) {
+        self.limit = limit;
     }
 
     /// When to decide again if nothing happens before.

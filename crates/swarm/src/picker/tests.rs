@@ -495,3 +495,25 @@ fn more_may_be_wanted_after_the_end() {
     assert_eq!(actions.last(), Some(&PickerAction::Complete));
     assert_eq!(actions.len(), 5, "four requests are cancelled: {actions:?}");
 }
+
+#[test]
+fn a_limit_holds_requests_back_and_nothing_is_lost() {
+    let mut bench = Bench::new(4);
+    bench.picker.limit_requests(Some(0));
+    bench.mesh(1, Shown::Everything);
+    bench.join(2, NeighbourKind::V2, Shown::Everything);
+    assert_eq!(bench.decide(), []);
+    // A slot is not kept for nothing.
+    let neighbour = NeighbourId(1);
+    bench.tell(PickerEvent::Granted { neighbour });
+    assert_eq!(bench.decide(), [PickerAction::Decline { neighbour }]);
+    // Held back is not starved.
+    assert!(bench.at(ms(5000)).decide().is_empty());
+
+    bench.picker.limit_requests(Some(1));
+    let kinds: Vec<u32> = bench.requests().iter().map(|r| r.neighbour.0).collect();
+    assert_eq!(kinds, [1, 2], "one at each kind of neighbour");
+    assert_eq!(bench.requests(), []);
+    bench.picker.limit_requests(None);
+    assert!(bench.requests().len() > 4);
+}

@@ -130,7 +130,8 @@ impl Picker {
     /// The segment that has one running request, which needs more than twice the usual time, and is
     /// worth a second one; the most delayed of several.
     pub(super) fn slow_segment(&mut self, now: Duration) -> Option<u32> {
-        if !self.has_room(now)
+        if self.limit.is_some()
+            || !self.has_room(now)
             || self.running(NeighbourKind::Mesh) >= self.options.in_flight + HEDGE_EXTRA
         {
             return None;

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::conversation::{Conversation, Ending, SchedulerEvent, Speaker};
+use super::express::Lull;
 use super::fetch::{Fetch, FetchParts, Fetched};
 use super::origin::{OriginEvent, OriginReader, Reach, Wishes};
 use super::parents::{Parents, V2Event, V2News, sync_request};
@@ -83,6 +84,8 @@ pub struct Want {
     pub(super) reader: Option<SegmentIndex>,
     /// Fetched ahead of need: it may wait, and is read from the origin with a bandwidth limit of its own.
     pub(super) ahead: bool,
+    /// The caller gets the bytes past the pieces, which may wait while others do.
+    pub(super) express: bool,
     /// The digest that names the content, of a caller that wants all of it.
     pub(super) named_by: Option<Digest>,
 }
@@ -135,6 +138,9 @@ pub(super) struct Session {
     hurried: Bitmap,
     /// Where somebody reads in order.
     reader: Option<PieceNumber>,
+    lull: Lull,
+    /// Somebody waits for pieces: there is no lull any more.
+    waited_for: bool,
     /// Whether the content is what its name says, once all of it is wanted.
     verification: Option<Verification>,
     pieces: Pieces,
@@ -202,6 +208,8 @@ impl Session {
             wanted: Bitmap::new(task.geometry().piece_count()),
             hurried: Bitmap::new(task.geometry().piece_count()),
             reader: None,
+            lull: Lull::default(),
+            waited_for: false,
             verification: None,
             parents: Parents::default(),
             fetches: HashMap::new(),
@@ -277,11 +285,13 @@ impl Session {
     }
 
     fn wake_at(&self) -> Instant {
-        let tick = Instant::now() + TICK;
-        match self.picker.next_deadline() {
-            Some(deadline) => tick.min(self.epoch + deadline),
-            None => tick,
-        }
+        let now = Instant::now();
+        let deadline = self.picker.next_deadline().map(|at| self.epoch + at);
+        let lull = self.lull.next_change(now);
+        [deadline, lull]
+            .into_iter()
+            .flatten()
+            .fold(now + TICK, Instant::min)
     }
 
     fn is_complete(&self) -> bool {
@@ -330,7 +340,8 @@ impl Session {
         let is_small = |length: u64| length <= SMALL;
         let small = is_small(self.task.geometry().content_length())
             || self.spec.range.is_some_and(|range| is_small(range.length));
-        small && !self.spec.scheduling_always && !self.spec.disable_back_to_source
+        let at_neighbours = self.requests_max().is_some();
+        small && !at_neighbours && !self.spec.scheduling_always && !self.spec.disable_back_to_source
     }
 
     fn want(&mut self, want: Want) {
@@ -348,6 +359,11 @@ impl Session {
         });
         for link in self.parents.links() {
             self.tell_wants(link);
+        }
+        if want.express {
+            self.lull.part_read(Instant::now());
+        } else if !want.ahead {
+            self.waited_for = true;
         }
         if want.reader.is_some() {
             self.reader_at(want.reader);
@@ -367,6 +383,9 @@ impl Session {
     fn reader_at(&mut self, segment: Option<SegmentIndex>) {
         let geometry = self.task.geometry();
         self.reader = segment.and_then(|segment| Some(geometry.segment(segment)?.piece));
+        if self.reader.is_some() {
+            self.lull.end();
+        }
         self.pick(PickerEvent::ReaderAt { segment });
     }
 
@@ -378,6 +397,7 @@ impl Session {
     fn act(&mut self) -> Result<(), DownloadError> {
         let now = self.now();
         let mut actions = std::mem::take(&mut self.actions);
+        self.picker.limit_requests(self.requests_max());
         self.picker.decide(now, &mut actions);
         for action in actions.drain(..) {
             match action {
@@ -408,6 +428,14 @@ impl Session {
         self.actions = actions;
         self.feed_origin();
         Ok(())
+    }
+
+    /// Most requests for pieces now, if there is a limit: see [`Lull`].
+    fn requests_max(&self) -> Option<usize> {
+        if self.waited_for || self.reader.is_some() {
+            return None;
+        }
+        self.lull.requests_max(Instant::now())
     }
 
     fn request(&mut self, request: swarm::Request) {

@@ -58,20 +58,26 @@ impl Portions {
     /// # Errors
     /// Why there will be no more.
     pub async fn next(&mut self) -> Result<Option<Bytes>, DownloadError> {
-        let Some(run) = self.reader.ready().await? else {
-            return Ok(None);
+        let (offset, length) = match self.reader.ready().await? {
+            None => return Ok(None),
+            Some(Run::Express(bytes)) => {
+                self.reader.took(&bytes);
+                return Ok(Some(bytes));
+            }
+            Some(Run::Stored { offset, length, .. }) => (offset, length),
         };
-        let length = usize::try_from(run.length).unwrap_or(PORTION).min(PORTION);
-        let buffer = if run.length < SHORT {
-            Buffer::loose(length)
+        let portion = usize::try_from(length).unwrap_or(PORTION).min(PORTION);
+        let buffer = if length < SHORT {
+            Buffer::loose(portion)
         } else {
-            self.buffers.take(length)
+            self.buffers.take(portion)
         };
-        let buffer = read(&self.file, run.offset, buffer)
-            .await
-            .map_err(|error| DownloadError::Write {
-                reason: format!("the content cannot be read back: {error}"),
-            })?;
+        let buffer =
+            read(&self.file, offset, buffer)
+                .await
+                .map_err(|error| DownloadError::Write {
+                    reason: format!("the content cannot be read back: {error}"),
+                })?;
         self.reader.took(buffer.as_ref());
         Ok(Some(Bytes::from_owner(buffer)))
     }
