@@ -1,7 +1,7 @@
 //! Preheat: contents are fetched by hosts before anybody there asks for them, and who holds them is asked of the hosts
 //! themselves.
 //!
-//! An [`Order`] says which contents and to which hosts; `rpc/preheat.rs` makes it of a request, and a job of the manager comes
+//! An [`Order`] says which contents and to which hosts; `rpc/preheat` makes it of a request, and a job of the manager comes
 //! by the same RPCs. [`Preheats::run`] carries it out: each content on each host is one `DfdaemonUpload/DownloadTask` call, as
 //! for a seed, except that nobody is told to read the origin: that is decided as for any other peer, so that the origin is read
 //! once. What happens is told as events; whoever stops listening ends the preheat.
