@@ -3,5 +3,5 @@
 fn main() -> std::io::Result<()> {
     tonic_prost_build::configure()
         .extern_path(".scheduler.v2", "::dragonfly_api::scheduler::v2")
-        .compile_protos(&["proto/preheat.proto"], &["proto"])
+        .compile_protos(&["proto/preheat.proto", "proto/local.proto"], &["proto"])
 }

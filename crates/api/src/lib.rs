@@ -1,7 +1,8 @@
 //! gRPC services of this project that two of its programs meet on, beside those of Dragonfly v2: generated code and nothing
 //! else.
 //!
-//! [`preheat`] is served by the scheduler and called by `dfctl` and whoever else wants to see a preheat through.
+//! - [`preheat`] is served by the scheduler and called by `dfctl` and whoever else wants to see a preheat through.
+//! - [`local`] is served by the daemon on its unix socket and called by `dfctl` on the same host.
 
 /// A preheat that is watched (`proto/preheat.proto`).
 pub mod preheat {
@@ -12,4 +13,15 @@ pub mod preheat {
         reason = "generated code"
     )]
     tonic::include_proto!("dragonfly.preheat.v1");
+}
+
+/// What a daemon tells the tools of its own host (`proto/local.proto`).
+pub mod local {
+    #![allow(
+        missing_docs,
+        unreachable_pub,
+        clippy::pedantic,
+        reason = "generated code"
+    )]
+    tonic::include_proto!("dragonfly.local.v1");
 }

@@ -5,18 +5,6 @@ use tonic::{Code, Status};
 use crate::connection::call_failed;
 use crate::failure::Failure;
 
-/// The messages and the client, generated from `daemon/proto/local.proto`.
-#[allow(
-    missing_docs,
-    unreachable_pub,
-    clippy::pedantic,
-    clippy::unwrap_used,
-    reason = "generated"
-)]
-pub(crate) mod proto {
-    tonic::include_proto!("dragonfly.local.v1");
-}
-
 /// What the status of such a call means: a v2 daemon does not know it.
 pub(crate) fn failed(status: Status) -> Failure {
     match status.code() {

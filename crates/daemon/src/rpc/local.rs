@@ -5,6 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use api::local as proto;
+use api::local::giver::Kind as GiverKind;
+use api::local::local_server::{Local, LocalServer};
+use api::local::neighbour::Kind as NeighbourKind;
 use futures::future::join_all;
 use protocol::{PeerId, TaskId, TrafficType};
 use storage::{PieceRecord, Task};
@@ -16,22 +20,6 @@ use super::tasks::{Tasks, blocking};
 use crate::config::Gc;
 use crate::dial::{self, Health};
 use crate::dynconfig::Dynconfig;
-
-/// The messages and the service, generated from `proto/local.proto`.
-#[allow(
-    missing_docs,
-    unreachable_pub,
-    clippy::pedantic,
-    clippy::unwrap_used,
-    reason = "generated"
-)]
-pub mod proto {
-    tonic::include_proto!("dragonfly.local.v1");
-}
-
-use proto::giver::Kind as GiverKind;
-use proto::local_server::{Local, LocalServer};
-use proto::neighbour::Kind as NeighbourKind;
 
 /// Most givers of a task that are told, the greatest first: a task of a million pieces may have had many.
 const GIVERS_MAX: usize = 4096;

@@ -3,10 +3,10 @@
 use std::fs::File;
 use std::path::Path;
 
+use api::local::{DescribeDaemonResponse, Store};
 use rustix::fs::{FallocateFlags, fallocate, ioctl_ficlone, statvfs};
 
 use super::finding::Finding;
-use crate::local::proto::{DescribeDaemonResponse, Store};
 use crate::table;
 
 /// With less room than this most files of interest do not fit.

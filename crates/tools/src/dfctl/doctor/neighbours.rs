@@ -1,7 +1,7 @@
 //! The manager and the schedulers, as the daemon reaches them, and their clocks.
 
-use crate::local::proto::neighbour::Kind;
-use crate::local::proto::{DescribeDaemonResponse, Neighbour};
+use api::local::neighbour::Kind;
+use api::local::{DescribeDaemonResponse, Neighbour};
 
 use super::finding::Finding;
 

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use api::local::DescribeDaemonResponse;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::finding::Finding;
-use crate::local::proto::DescribeDaemonResponse;
 
 /// How long a port of this host may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(2);

@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
+use api::local::DescribeDaemonResponse;
+
 use super::finding::Finding;
-use crate::local::proto::DescribeDaemonResponse;
 
 /// Open files below which many peers and tasks may find none left. Each connection and each task in use takes one or more.
 const FILES_MIN: u64 = 16_384;

@@ -5,13 +5,13 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
+use api::local::local_client::LocalClient;
+use api::local::{DescribeDaemonRequest, DescribeDaemonResponse};
 use tokio::net::UnixStream;
 use tonic::{Code, Request};
 
 use super::finding::Finding;
 use crate::connection;
-use crate::local::proto::local_client::LocalClient;
-use crate::local::proto::{DescribeDaemonRequest, DescribeDaemonResponse};
 
 /// How long the daemon may take to tell of itself: it asks its neighbours, for three seconds each, at once.
 const DESCRIBE_MAX: Duration = Duration::from_secs(8);

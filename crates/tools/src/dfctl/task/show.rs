@@ -2,6 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
+use api::local as proto;
+use api::local::giver::Kind;
+use api::local::local_client::LocalClient;
+use api::local::{ExplainTaskRequest, ExplainTaskResponse};
 use clap::Args;
 use serde::Serialize;
 
@@ -9,8 +13,6 @@ use crate::bytes_from::BytesFrom;
 use crate::connection::{DaemonArguments, bounded};
 use crate::failure::Failure;
 use crate::local;
-use crate::local::proto::local_client::LocalClient;
-use crate::local::proto::{self, ExplainTaskRequest, ExplainTaskResponse, giver::Kind};
 use crate::logging::LogArguments;
 use crate::program::{Report, Told};
 use crate::table;
