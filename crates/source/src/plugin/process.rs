@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 
 use super::message::{Hello, PROTOCOL, Reply};
@@ -24,6 +25,9 @@ const BUSY_TRIES: u32 = 20;
 const BUSY_PAUSE: Duration = Duration::from_millis(20);
 /// Longest line of its error stream that is logged; the rest of the line is left out.
 const LOG_LINE_MAX: usize = 1024;
+/// How long the last words of a process that has ended are waited for. They are there by then; only a process that it has left
+/// behind can hold the stream open for longer.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
 
 /// A process that has said hello. Killed when dropped.
 #[derive(Debug)]
@@ -32,8 +36,10 @@ pub(super) struct Process {
     stdout: BufReader<ChildStdout>,
     /// Content bytes of the frame being read.
     frame_rest: u64,
-    // Last, so that the streams are closed first and a plugin that is fast enough ends by itself.
+    // Behind the streams, so that they are closed first and a plugin that is fast enough ends by itself.
     _child: Child,
+    /// Passes on its error stream until that ends, which may be long after the process when others hold it too; so it ends with us.
+    log: AbortOnDropHandle<()>,
 }
 
 /// What a process did wrong.
@@ -61,13 +67,13 @@ impl Process {
         let (Some(stdin), Some(stdout), Some(stderr)) = streams else {
             return Err(ProcessError::Ended("it has no streams".to_owned()));
         };
-        // Ends with the process, which closes the stream.
-        tokio::spawn(log(file.display().to_string(), stderr));
+        let log = tokio::spawn(log(file.display().to_string(), stderr));
         let mut process = Self {
             stdin,
             stdout: BufReader::with_capacity(BUFFER_LEN, stdout),
             frame_rest: 0,
             _child: child,
+            log: AbortOnDropHandle::new(log),
         };
         let line = process.line(limit).await?;
         let hello: Hello = serde_json::from_slice(&line).map_err(|error| {
@@ -94,7 +100,10 @@ impl Process {
         });
         match sent.await {
             Ok(Ok(())) => self.reply(limit).await,
-            Ok(Err(error)) => Err(ProcessError::Ended(error.to_string())),
+            Ok(Err(error)) => {
+                self.after_last_words(Err(ProcessError::Ended(error.to_string())))
+                    .await
+            }
             Err(_) => Err(ProcessError::Hangs { limit }),
         }
     }
@@ -107,6 +116,11 @@ impl Process {
 
     /// The next content bytes, `None` at their end. Waits without limit: the body has one.
     pub(super) async fn data(&mut self) -> Result<Option<Bytes>, ProcessError> {
+        let data = self.next_data().await;
+        self.after_last_words(data).await
+    }
+
+    async fn next_data(&mut self) -> Result<Option<Bytes>, ProcessError> {
         while self.frame_rest == 0 {
             match parsed(&bounded_line(&mut self.stdout).await?)? {
                 Reply::Data(length) if length <= FRAME_BYTES_MAX => self.frame_rest = length,
@@ -142,7 +156,20 @@ impl Process {
 
     async fn line(&mut self, limit: Duration) -> Result<Vec<u8>, ProcessError> {
         let line = timeout(limit, bounded_line(&mut self.stdout)).await;
-        line.unwrap_or(Err(ProcessError::Hangs { limit }))
+        let line = line.unwrap_or(Err(ProcessError::Hangs { limit }));
+        self.after_last_words(line).await
+    }
+
+    /// Lets what a process that has ended wrote to its error stream into the log, where the error sends its reader.
+    async fn after_last_words<T>(
+        &mut self,
+        outcome: Result<T, ProcessError>,
+    ) -> Result<T, ProcessError> {
+        if matches!(outcome, Err(ProcessError::Ended(_))) && !self.log.is_finished() {
+            // It counts as ended either way.
+            let _ = timeout(LAST_WORDS_MAX, &mut self.log).await;
+        }
+        outcome
     }
 }
 
@@ -213,6 +240,9 @@ async fn log(plugin: String, stderr: ChildStderr) {
             return;
         };
         if held.is_empty() {
+            if !line.is_empty() {
+                info!(plugin, "{}", String::from_utf8_lossy(&line));
+            }
             return;
         }
         let end = held.iter().position(|byte| *byte == b'\n');
@@ -224,5 +254,68 @@ async fn log(plugin: String, stderr: ChildStderr) {
             info!(plugin, "{}", String::from_utf8_lossy(&line));
             line.clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::os::unix::fs::PermissionsExt;
+    use std::time::Instant;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    /// A process of a shell script that says hello and goes on with `body`, and the folder that it runs in.
+    async fn started(body: &str) -> (Process, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("plugin.sh");
+        let place = folder.path().display();
+        let script = format!("#!/bin/sh\ncd '{place}'\n{body}\n")
+            .replace("HELLO", &format!("echo '{{\"protocol\":\"{PROTOCOL}\"}}'"));
+        std::fs::write(&file, script).unwrap();
+        std::fs::set_permissions(&file, PermissionsExt::from_mode(0o755)).unwrap();
+        (Process::start(&file, LIMIT).await.unwrap(), folder)
+    }
+
+    #[tokio::test]
+    async fn the_log_ends_with_the_process_even_if_others_hold_its_error_stream() {
+        // What it starts lives on, with the error stream that it got from it.
+        let (process, folder) = started("sleep 300 >/dev/null & echo $! >left\nHELLO\ncat").await;
+        let log = process.log.abort_handle();
+        assert!(!log.is_finished());
+        drop(process);
+        let deadline = Instant::now() + LIMIT;
+        while !log.is_finished() {
+            assert!(Instant::now() < deadline, "the log goes on");
+            tokio::task::yield_now().await;
+        }
+        let left = std::fs::read_to_string(folder.path().join("left")).unwrap();
+        let killed = std::process::Command::new("kill").arg(left.trim()).status();
+        assert!(killed.unwrap().success(), "it did not live on");
+    }
+
+    #[tokio::test]
+    async fn the_last_words_are_in_the_log_when_the_end_is_told() {
+        let (mut process, _folder) =
+            started("HELLO\nread line\nhead -c 40000 /dev/zero >&2\nprintf 'no more' >&2\nexit 1")
+                .await;
+        let error = process.ask(b"{}\n", LIMIT).await.unwrap_err();
+        assert!(matches!(error, ProcessError::Ended(_)), "{error}");
+        assert!(process.log.is_finished());
+    }
+
+    #[tokio::test]
+    async fn who_holds_the_error_stream_of_a_process_that_ended_delays_the_error_a_little_only() {
+        let (mut process, folder) =
+            started("HELLO\nread line\nsleep 300 >/dev/null & echo $! >left\nexit 1").await;
+        let error = process.ask(b"{}\n", LIMIT).await.unwrap_err();
+        assert!(matches!(error, ProcessError::Ended(_)), "{error}");
+        assert!(!process.log.is_finished());
+        let left = std::fs::read_to_string(folder.path().join("left")).unwrap();
+        let killed = std::process::Command::new("kill").arg(left.trim()).status();
+        assert!(killed.unwrap().success());
     }
 }
