@@ -549,3 +549,6 @@ impl News {
         Some(have)
     }
 }
+
+#[cfg(test)]
+mod tests;
