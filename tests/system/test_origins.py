@@ -7,9 +7,14 @@ import sys
 import urllib.request
 from pathlib import Path
 
-from .support import QUIET, SystemTest
+from harness import Daemon, wait_until
+
+from .support import MIB, QUIET, SystemTest, processes_of
 
 SERVERS = Path(__file__).resolve().parent.parent / "servers"
+EXAMPLE = SERVERS.parent.parent / "examples" / "plugins" / "file-tree.py"
+# Exit codes of dfget, as its help tells them.
+FAILED, ORIGIN = 1, 4
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dragonfly-tests"
 
 
@@ -73,3 +78,104 @@ class Origins(SystemTest):
             self.assertEqual(got, content("dir/plain.bin", 300_000))
         for daemon in (_seed, *peers):
             self.assertNotIn(facts["key_secret"], daemon.process.text())
+
+
+# The example, with every request that it reads noted in a file. To be filled in: the file, the root of the tree, the example.
+NOTING_PLUGIN = """#!/usr/bin/env python3
+import os, runpy, sys
+
+class Noted:
+    def __iter__(self):
+        for line in sys.__stdin__.buffer:
+            with open(%r, "ab", buffering=0) as notes:
+                notes.write(line)
+            yield line
+
+Noted.buffer = Noted()
+sys.stdin = Noted
+os.environ["FILE_TREE_ROOT"] = %r
+runpy.run_path(%r)
+"""
+
+
+class Plugins(SystemTest):
+    """The example plugin of docs/plugins.md, at the seed and at the peers."""
+
+    def setUp(self):
+        super().setUp()
+        self.tree = self.cluster.folder / "tree"
+        self.tree.mkdir()
+
+    def tree_file(self, name: str, length: int) -> bytes:
+        path, data = self.tree / name, content(name, length)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        return data
+
+    def plugged(self, peers: int) -> list[Daemon]:
+        """A swarm with the plugin everywhere."""
+        for name in ("seed", *(f"peer{number}" for number in range(1, peers + 1))):
+            file = self.cluster.folder / name / "plugins" / "backend" / "file-tree.py"
+            file.parent.mkdir(parents=True)
+            file.write_text(NOTING_PLUGIN % (str(self.notes(name)), str(self.tree), str(EXAMPLE)))
+            file.chmod(0o755)
+        return self.swarm(peers)
+
+    def notes(self, name: str) -> Path:
+        return self.cluster.folder / name / "requests.jsonl"
+
+    def bytes_read(self, name: str) -> int:
+        """Bytes that the plugin of this host was asked for."""
+        total = 0
+        for line in self.notes(name).read_text().splitlines() if self.notes(name).exists() else []:
+            request = json.loads(line)
+            if request["op"] == "get":
+                size = (self.tree / request["url"].removeprefix("file-tree:///")).stat().st_size
+                wanted = request.get("range", {"start": 0, "length": size})
+                total += max(0, min(wanted["length"], size - wanted["start"]))
+        return total
+
+    def end(self, daemons: list[Daemon]) -> None:
+        """The daemons stop, and their plugins with them."""
+        for daemon in daemons:
+            daemon.stop()
+        for daemon in daemons:
+            wait_until(lambda: not processes_of(daemon.folder), 10, f"the plugins of {daemon.name} have ended")
+
+    def test_a_file_of_a_plugin_is_read_once_for_all_hosts(self):
+        want = self.tree_file("models/a.bin", 9 * MIB + 5)
+        daemons = self.plugged(2)
+        for peer in daemons[1:]:
+            got = peer.dfget("file-tree:///models/a.bin", self.output(peer), seconds=QUIET)
+            self.assertEqual(got.code, 0, got.stderr)
+            self.assertEqual(got.output.read_bytes(), want)
+        read = {daemon.name: self.bytes_read(daemon.name) for daemon in daemons}
+        self.assertGreaterEqual(sum(read.values()), len(want), "the notes do not tell all")
+        self.assertLessEqual(sum(read.values()), 1.01 * len(want), read)
+        self.assertEqual(read["peer2"], 0, "it was all in the swarm already")
+        self.end(daemons)
+
+    def test_a_directory_of_a_plugin(self):
+        want = {name: self.tree_file(f"set/{name}", length)
+                for name, length in (("one", 5 * MIB), ("two words/ä 100%.bin", 300_000), ("two words/deep/none", 0))}
+        daemons = self.plugged(1)
+        got = daemons[1].dfget("file-tree:///set/", self.output(daemons[1]), "--recursive", seconds=QUIET)
+        self.assertEqual(got.code, 0, got.stderr)
+        found = {str(path.relative_to(got.output)): path.read_bytes() for path in got.output.rglob("*") if path.is_file()}
+        self.assertEqual(found.keys(), want.keys())
+        for name, data in want.items():
+            self.assertEqual(found[name], data, f"{name} differs")
+        self.end(daemons)
+
+    def test_what_a_plugin_refuses_is_told_in_its_words(self):
+        self.tree_file("folder/file", 10)
+        daemons = self.plugged(1)
+        for path, code, *words in (
+            ("missing", ORIGIN, "404", "there is no such file"),
+            ("%2e%2e%2fetc/passwd", ORIGIN, "403", "it lies outside of the tree"),
+            ("folder", FAILED, "it is a folder: end its URL with /"),
+        ):
+            got = daemons[1].dfget(f"file-tree:///{path}", self.output(daemons[1]), seconds=QUIET)
+            with self.subTest(path):
+                self.assert_refused(got, code, f"file-tree:///{path}", *words)
+        self.end(daemons)
