@@ -73,4 +73,4 @@ pub use client::{
 };
 pub use content::{Arrival, ArrivalFailed, Arriving, Content, ContentHead, Upload};
 pub use rate::RateLimit;
-pub use server::{PieceSource, Server, ServerOptions};
+pub use server::{PieceSource, Server, ServerOptions, is_resident};

@@ -39,6 +39,8 @@ pub enum Run {
         offset: u64,
         /// How many.
         length: u64,
+        /// They are of whole pieces: nobody writes to them any more.
+        checked: bool,
         /// The rest of the wanted bytes is there and checked: no further call has to wait.
         to_the_end: bool,
     },
@@ -146,7 +148,7 @@ impl Reader {
             let (reached, growing) = self.reached(limit).await?;
             if reached > self.at {
                 self.to_the_end = checked && reached == self.wanted.end() && growing.is_none();
-                return Ok(Some(self.run(reached, self.to_the_end)));
+                return Ok(Some(self.run(reached, growing.is_none())));
             }
             if self.download.express.is_none() {
                 self.tell_position();
@@ -170,11 +172,12 @@ impl Reader {
         self.at += bytes.len() as u64;
     }
 
-    fn run(&self, end: u64, to_the_end: bool) -> Run {
+    fn run(&self, end: u64, checked: bool) -> Run {
         Run::Stored {
             offset: self.at,
             length: end - self.at,
-            to_the_end,
+            checked,
+            to_the_end: self.to_the_end,
         }
     }
 

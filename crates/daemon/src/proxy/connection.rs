@@ -18,7 +18,6 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -29,6 +28,7 @@ use super::listener::{farewell, linger};
 use super::target::Destination;
 use super::tunnel::{self, Opened};
 use super::watch::{Phase, Watch, Watched};
+use super::window::{Crowd, Socket, Windows};
 
 /// How often the waits of a connection in use are looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -51,14 +51,18 @@ pub(super) struct Peer {
     pub(super) within: Option<Destination>,
     /// Filled by a CONNECT: what the connection becomes after the answer.
     pub(super) opened: Mutex<Option<Opened>>,
+    /// For answers whose bytes the kernel may send.
+    pub(super) windows: Option<Windows>,
 }
 
 impl Peer {
-    pub(super) fn new(remote: IpAddr, within: Option<Destination>) -> Arc<Self> {
+    pub(super) fn new(remote: IpAddr, within: Option<Destination>, crowd: Crowd) -> Arc<Self> {
         Arc::new(Self {
             remote,
-            within,
             opened: Mutex::default(),
+            // Out of a tunnel requests come over TLS.
+            windows: within.is_none().then(|| Windows::new(remote, crowd)),
+            within,
         })
     }
 }
@@ -100,7 +104,7 @@ pub(super) async fn serve(
                 }
             }
         }
-        let peer = Peer::new(remote, None);
+        let peer = Peer::new(remote, None, proxy.crowd());
         let ended = Box::pin(converse(
             &proxy,
             stream,
@@ -128,7 +132,7 @@ pub(super) async fn serve(
 /// Serves the requests that come out of a tunnel.
 pub(super) async fn serve_within<I>(proxy: &Proxy, io: I, peer: Arc<Peer>, stop: &CancellationToken)
 where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    I: Socket,
 {
     match converse(proxy, io, Bytes::new(), peer, stop, Parking::Never).await {
         Ended::Done(io) => linger(io).await,
@@ -179,10 +183,15 @@ async fn converse<I>(
     parking: Parking,
 ) -> Ended<I>
 where
-    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    I: Socket,
 {
     let watch = Watch::new();
-    let io = TokioIo::new(Watched::new(io, ahead, watch.clone()));
+    let io = TokioIo::new(Watched::new(
+        io,
+        ahead,
+        watch.clone(),
+        peer.windows.clone().unwrap_or_default(),
+    ));
     let service = service_fn({
         let (proxy, peer, watch) = (proxy.clone(), peer.clone(), watch.clone());
         move |request| answer(proxy.clone(), peer.clone(), watch.clone(), request)

@@ -22,6 +22,7 @@ mod stall;
 pub mod target;
 mod tunnel;
 mod watch;
+pub mod window;
 
 #[cfg(test)]
 mod tests;
@@ -105,6 +106,7 @@ struct Shared {
     interception: Option<Interception>,
     rate: RateLimit,
     running: Arc<Semaphore>,
+    crowd: window::Crowd,
     tunnels: Arc<Semaphore>,
     connections: TaskTracker,
     /// Ends whatever is still running, answers included.
@@ -135,6 +137,7 @@ impl Proxy {
             interception: parts.interception,
             rate: RateLimit::new(f64::from(config.request_rate_limit), 0),
             running: semaphore(config.limits.requests),
+            crowd: window::Crowd::default(),
             tunnels: semaphore(config.limits.tunnels),
             connections: TaskTracker::new(),
             cut: CancellationToken::new(),
@@ -259,6 +262,7 @@ impl Proxy {
                 headers: headers.clone(),
                 rule,
                 remote: peer.remote,
+                windows: peer.windows.clone(),
             };
             match self.0.p2p.serve(request).await {
                 Outcome::Answer(response) => return response,
@@ -358,6 +362,11 @@ impl Proxy {
 
     fn tunnels(&self) -> &Arc<Semaphore> {
         &self.0.tunnels
+    }
+
+    /// The answers out of the swarm that are being sent.
+    fn crowd(&self) -> window::Crowd {
+        self.0.crowd.clone()
     }
 
     fn connections(&self) -> &TaskTracker {

@@ -19,6 +19,7 @@ use super::body::ProxyBody;
 use super::connection::{self, Peer};
 use super::target::Destination;
 use super::watch::{Watch, Watched};
+use super::window::Windows;
 use super::{Proxy, headers};
 
 /// How often a tunnel is looked at; and once the end has begun, how long one may be silent before it is closed.
@@ -87,7 +88,7 @@ pub(super) async fn run(
     stop: &CancellationToken,
 ) {
     let watch = Watch::new();
-    let near = Watched::new(near, ahead, watch.clone());
+    let near = Watched::new(near, ahead, watch.clone(), Windows::default());
     match opened.kind {
         Kind::Blind(far) => copy(proxy, near, far, &watch, stop).await,
         Kind::Intercepted(to, config) => {
@@ -100,7 +101,7 @@ pub(super) async fn run(
             };
             match shaken {
                 Ok(Ok(stream)) => {
-                    let peer = Peer::new(remote, Some(to));
+                    let peer = Peer::new(remote, Some(to), proxy.crowd());
                     connection::serve_within(proxy, stream, peer, stop).await;
                 }
                 Ok(Err(error)) => proxy.handshake_failed(&to, remote, &error),

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::window::{Socket, Windows};
+
 /// What a connection waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -118,17 +120,24 @@ impl Watch {
     }
 }
 
-/// A connection whose every byte is noted, with bytes in front that were read from it before.
+/// A connection whose every byte is noted, with bytes in front that were read from it before. What is written out of its windows
+/// is sent by the kernel.
 #[derive(Debug)]
 pub(super) struct Watched<I> {
     pub(super) io: I,
     ahead: Bytes,
     watch: Arc<Watch>,
+    windows: Windows,
 }
 
 impl<I> Watched<I> {
-    pub(super) fn new(io: I, ahead: Bytes, watch: Arc<Watch>) -> Self {
-        Self { io, ahead, watch }
+    pub(super) fn new(io: I, ahead: Bytes, watch: Arc<Watch>, windows: Windows) -> Self {
+        Self {
+            io,
+            ahead,
+            watch,
+            windows,
+        }
     }
 
     /// The connection, and what was read from it without being used.
@@ -159,7 +168,7 @@ impl<I: AsyncRead + Unpin> AsyncRead for Watched<I> {
     }
 }
 
-impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
+impl<I: Socket> AsyncWrite for Watched<I> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -167,16 +176,25 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
     ) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.io).poll_write(cx, bytes);
         self.watch.write_polled(&poll);
+        self.windows.written(&poll);
         poll
     }
 
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
+        mut bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let poll = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        let sent = self
+            .io
+            .plain()
+            .and_then(|socket| self.windows.poll_send(socket, cx, &mut bufs));
+        let poll = match sent {
+            Some(poll) => poll,
+            None => Pin::new(&mut self.io).poll_write_vectored(cx, bufs),
+        };
         self.watch.write_polled(&poll);
+        self.windows.written(&poll);
         poll
     }
 
@@ -192,3 +210,5 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
+
+impl<I: Socket> Socket for Watched<I> {}

@@ -13,6 +13,8 @@ mod read;
 mod residency;
 mod send;
 
+pub use residency::is_resident;
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;

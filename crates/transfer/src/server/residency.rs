@@ -18,7 +18,7 @@ const READ_LEN: usize = 128 << 10;
 
 /// Whether all bytes of `[offset, offset + len)` can be sent without waiting for a disk. Never waits for one itself. An
 /// error counts as no: the blocking thread will meet it again and can wait.
-pub(super) fn is_resident(file: &File, offset: u64, len: u64) -> bool {
+pub fn is_resident(file: &File, offset: u64, len: u64) -> bool {
     match sys::cached_pages(file, offset, len) {
         Ok(pages) => {
             let page = rustix::param::page_size() as u64;

@@ -32,6 +32,7 @@ use url::Url;
 
 use super::body::ProxyBody;
 use super::rules::Rule;
+use super::window::Windows;
 use crate::config;
 use crate::engine::{DownloadError, DownloadSpec, Engine, Known, Probe, ToldBy, is_away, public};
 use crate::identity::Identity;
@@ -59,6 +60,8 @@ pub struct P2pRequest {
     pub rule: Arc<Rule>,
     /// The client.
     pub remote: IpAddr,
+    /// For an answer whose bytes the kernel may send.
+    pub windows: Option<Windows>,
 }
 
 /// What became of it.
@@ -233,7 +236,13 @@ impl Inner {
         let is_part = plan.status == StatusCode::PARTIAL_CONTENT;
         spec.range = is_part.then_some(range);
         let exchange = Exchange::begin(&self.metrics, &spec);
-        let begun = self.begin(known, &spec, is_part && prefetch, &exchange);
+        let begun = self.begin(
+            known,
+            &spec,
+            is_part && prefetch,
+            &exchange,
+            &request.windows,
+        );
         let mut portions = match begun.await {
             Ok(portions) => portions,
             Err(error) => {
@@ -268,13 +277,14 @@ impl Inner {
         spec: &DownloadSpec,
         prefetch: bool,
         exchange: &Exchange,
+        windows: &Option<Windows>,
     ) -> Result<Portions, DownloadError> {
         let download = self.engine.begin(known, spec.clone()).await?;
         if prefetch {
             self.engine
                 .prefetch(spec, &download.started.task, &exchange.labels);
         }
-        let mut portions = Portions::new(download.into_reader());
+        let mut portions = Portions::new(download.into_reader(), windows.clone());
         portions.ready().await?;
         Ok(portions)
     }

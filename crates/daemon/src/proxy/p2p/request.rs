@@ -180,6 +180,7 @@ mod tests {
             headers: map,
             rule: Arc::new(Rule::default()),
             remote: [127, 0, 0, 1].into(),
+            windows: None,
         }
     }
 

@@ -238,6 +238,7 @@ impl Inner {
             headers: request.headers.clone(),
             rule: request.rule.clone(),
             remote: request.remote,
+            windows: None,
         };
         let wish = super::request::wish(&by_digest, &self.defaults)
             .map_err(|refusal| DownloadError::Invalid(refusal.to_string()))?;
@@ -257,7 +258,7 @@ impl Inner {
         let known = self.engine.know(&spec).await?;
         let task = known.task.clone();
         let download = self.engine.begin(known, spec).await?;
-        let mut portions = super::Portions::new(download.into_reader());
+        let mut portions = super::Portions::new(download.into_reader(), None);
         let bytes = collect(&mut portions).await?;
         let header = &task.description().response_header;
         let manifest = Manifest::read(bytes, header.get("content-type").map(String::as_str))
