@@ -53,7 +53,7 @@ def _alone(cluster: Cluster, registry: Registry, reference: str, netns: str) -> 
     containerd = cluster.containerd("alone", netns)
     hosts = containerd.folder / "certs.d" / registry.host
     hosts.mkdir(parents=True)
-    (hosts / "hosts.toml").write_text(f'server = "{registry.url}"\n')
+    (hosts / "hosts.toml").write_text(f'server = "{registry.url}"\n[host."{registry.url}"]\n  capabilities = ["pull", "resolve"]\n')
     with open(containerd.config, "a") as config:
         config.write(f'\n  [plugins."io.containerd.grpc.v1.cri".registry]\n    config_path = "{hosts.parent}"\n')
     containerd.start()

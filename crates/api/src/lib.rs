@@ -4,6 +4,10 @@
 //! - [`preheat`] is served by the scheduler and called by `dfctl` and whoever else wants to see a preheat through.
 //! - [`local`] is served by the daemon on its unix socket and called by `dfctl` on the same host.
 
+/// Metadata of a `DownloadTask` call: how many bytes a listing says that the content has, in decimal. A hint that saves the daemon a question to
+/// the origin; daemons of Dragonfly v2 pass it over.
+pub const EXPECTED_LENGTH: &str = "dragonfly-expected-length";
+
 /// A preheat that is watched (`proto/preheat.proto`).
 pub mod preheat {
     #![allow(

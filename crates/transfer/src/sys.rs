@@ -32,6 +32,11 @@ pub(crate) fn set_fast_open(listener: impl AsFd, queue: u32) -> io::Result<()> {
     set_option(listener, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, queue)
 }
 
+/// A receive is not woken by fewer bytes than these (`SO_RCVLOWAT`), apart from an end or an error.
+pub(crate) fn set_receive_mark(socket: impl AsFd, bytes: u32) -> io::Result<()> {
+    set_option(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, bytes)
+}
+
 fn set_option(socket: impl AsFd, level: i32, name: i32, value: u32) -> io::Result<()> {
     let value = libc::c_int::try_from(value).map_err(|_| io::ErrorKind::InvalidInput)?;
     let len = size_of_val(&value);
@@ -113,6 +118,7 @@ mod tests {
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
         set_fast_open(&socket, 16).unwrap();
         assert!(set_fast_open(&socket, u32::MAX).is_err());
+        set_receive_mark(&socket, 64 << 10).unwrap();
     }
 
     #[test]

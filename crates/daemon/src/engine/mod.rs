@@ -8,6 +8,7 @@
 //!
 //! What it does not do: output files, RPC messages (see `rpc`), choosing the scheduler.
 
+mod at_once;
 pub mod conversation;
 mod convert;
 pub mod error;
@@ -23,6 +24,7 @@ mod reader;
 pub mod session;
 mod spec;
 mod sync_pieces;
+mod turns;
 mod unmeasured;
 mod verify;
 mod waiting;
@@ -87,6 +89,9 @@ pub(crate) struct Inner {
     /// One probe per task at a time, however many callers come at once.
     probes: Mutex<HashMap<TaskId, Arc<tokio::sync::Mutex<()>>>>,
     verifications: verify::Verifications,
+    turns: turns::Turns,
+    /// The store creates one task after the other: whoever waits for that must not hold a thread.
+    creating: Arc<tokio::sync::Mutex<()>>,
     pub(crate) tasks: TaskTracker,
     pub(crate) cancel: CancellationToken,
 }
@@ -112,6 +117,8 @@ impl Engine {
             sessions: Mutex::default(),
             probes: Mutex::default(),
             verifications: verify::Verifications::default(),
+            turns: turns::Turns::default(),
+            creating: Arc::default(),
             tasks: TaskTracker::new(),
             cancel,
         };
@@ -185,7 +192,12 @@ impl Engine {
         mut spec: DownloadSpec,
     ) -> Result<Download, DownloadError> {
         let inner = &self.inner;
-        let Known { task, facts, .. } = known;
+        let Known {
+            task,
+            facts,
+            is_fresh,
+            ..
+        } = known;
         let geometry = *task.geometry();
         let range = resolve_range(&spec, &geometry)?;
         spec.range = range;
@@ -196,6 +208,12 @@ impl Engine {
         }
         let local = verified(&task, &wanted).await?;
         let is_finished = wanted.ones().all(|piece| local.get(piece));
+        // What came a moment ago, for this caller, was not here before.
+        let local = if is_fresh {
+            Bitmap::new(geometry.piece_count())
+        } else {
+            local
+        };
         let whole = range.is_none_or(|range| range.length == geometry.content_length());
         if spec.digest.is_none() {
             // A model hub tells what a large file hashes to: the bytes are held to it.
@@ -303,7 +321,10 @@ impl Engine {
             None => Geometry::standard(learnt.content_length),
         }
         .map_err(|error| DownloadError::Invalid(error.to_string()))?;
-        let task = self.create(spec, geometry, learnt.facts.as_ref()).await?;
+        let is_fresh = learnt.content.is_some();
+        let task = self
+            .create(spec, geometry, learnt.facts.as_ref(), learnt.content)
+            .await?;
         if learnt.facts.is_some() && self.is_anonymous(spec) {
             task.mark(Mark::Public)?;
         }
@@ -326,6 +347,7 @@ impl Engine {
                 None => ToldBy::Swarm,
             },
             facts: learnt.facts,
+            is_fresh,
         })
     }
 
@@ -351,6 +373,13 @@ impl Engine {
                 {
                     return Ok(learnt);
                 }
+                if let Some(expected) = spec.expected_length
+                    && at_once::is_for(spec, expected)
+                    && let Ok(read) = at_once::read(inner, spec, expected, None).await
+                    && let Some(length) = read.facts.content_length
+                {
+                    return Ok(Learnt::of(length, Some(read.facts)).with(read.content));
+                }
                 match self.stat(spec).await {
                     Ok(facts) => facts,
                     Err(error) if is_away(&error) => {
@@ -361,7 +390,13 @@ impl Engine {
             }
         };
         if let Some(length) = facts.content_length {
-            return Ok(Learnt::of(length, Some(facts)));
+            let content = if at_once::is_for(spec, length) {
+                let read = at_once::read(inner, spec, length, Some(&facts)).await;
+                read.ok().and_then(|read| read.content)
+            } else {
+                None
+            };
+            return Ok(Learnt::of(length, Some(facts)).with(content));
         }
         if let Some(mut learnt) = in_swarm().await {
             learnt.facts = Some(facts);
@@ -410,6 +445,7 @@ impl Engine {
         spec: &DownloadSpec,
         geometry: Geometry,
         facts: Option<&Facts>,
+        content: Option<at_once::Read>,
     ) -> Result<Task, DownloadError> {
         let store = &self.inner.parts.store;
         let mut new = NewTask::new(spec.task_id.clone(), spec.kind, spec.url.clone(), geometry);
@@ -424,8 +460,17 @@ impl Engine {
             new.etag.clone_from(&facts.version.etag);
             new.last_modified.clone_from(&facts.version.last_modified);
         }
-        let creating = store.clone();
-        let created = tokio::task::spawn_blocking(move || creating.create_task(new)).await;
+        let inner = self.inner.clone();
+        let turn = inner.creating.clone().lock_owned().await;
+        let created = tokio::task::spawn_blocking(move || {
+            let created = inner.parts.store.create_task(new);
+            drop(turn);
+            if let (Ok(admitted), Some(content)) = (&created, content) {
+                content.store(&inner, &admitted.task);
+            }
+            created
+        })
+        .await;
         match created.map_err(|error| DownloadError::Invalid(error.to_string()))? {
             Ok(admitted) => {
                 for evicted in &admitted.evicted {
@@ -489,6 +534,8 @@ pub struct Known {
     pub told_by: ToldBy,
     /// What the origin has just told, if it was asked for this.
     facts: Option<Facts>,
+    /// Its content came with that.
+    is_fresh: bool,
 }
 
 /// Who told of a content.
@@ -508,6 +555,7 @@ impl Known {
             task,
             told_by: ToldBy::Store,
             facts: None,
+            is_fresh: false,
         }
     }
 }
@@ -518,6 +566,8 @@ struct Learnt {
     /// Absent when only the swarm was asked.
     facts: Option<Facts>,
     spooled: Option<Spooled>,
+    /// All of it, if it is small.
+    content: Option<at_once::Read>,
 }
 
 impl Learnt {
@@ -526,7 +576,13 @@ impl Learnt {
             content_length,
             facts,
             spooled: None,
+            content: None,
         }
+    }
+
+    fn with(mut self, content: Option<at_once::Read>) -> Self {
+        self.content = content;
+        self
     }
 }
 

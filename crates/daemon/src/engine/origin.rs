@@ -21,13 +21,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::pieces::Pieces;
 use super::session::Event;
+use super::turns::Place;
 use super::{DownloadSpec, Inner};
 use crate::link::{HeraldEvent, TaskLinks};
 
 /// Bytes gathered before they are written; also how coarsely children see a piece grow.
 const BATCH_LEN: usize = 128 << 10;
+/// So few bytes are in the page cache sooner than a thread has been woken for them.
+const INLINE_MAX: u64 = 32 << 10;
 /// Runs that may fail one after the other before the origin is given up.
 const FAILURES_MAX: u32 = 3;
+/// Runs of the task that goes before others, which have one each: connections share a link evenly.
+const RUNS_AMONG_OTHERS: usize = 4;
 /// Pause after a failed run, doubled with each further one.
 const PAUSE: Duration = Duration::from_millis(200);
 /// A longer wait than this, asked for by the origin, is a failure.
@@ -138,6 +143,8 @@ pub(super) struct Wishes<'a> {
     pub(super) hurried: &'a Bitmap,
     /// Where somebody reads in order: what lies before it comes first.
     pub(super) from: Option<PieceNumber>,
+    /// Among the tasks that share what comes from origins.
+    pub(super) place: Place,
 }
 
 /// Neighbouring pieces with a writer for each that is wanted.
@@ -255,7 +262,12 @@ impl OriginReader {
         else {
             return Vec::new();
         };
-        let room = if ordered { 1 } else { self.pace.runs };
+        let room = match wishes.place {
+            _ if ordered => 1,
+            Place::Alone => self.pace.runs,
+            Place::First => self.pace.runs.max(RUNS_AMONG_OTHERS),
+            Place::Behind(_) => 1,
+        };
         if in_progress.len() >= room || Instant::now() < *not_before {
             return Vec::new();
         }
@@ -481,13 +493,21 @@ impl<'a> PieceFiller<'a> {
             return;
         };
         let mut at = start - self.piece.bytes.start;
-        self.writing = Some(tokio::task::spawn_blocking(move || {
+        let length = self.offset - start;
+        let write = move || {
             for part in batch {
                 writer.write(at, &part).map_err(|error| error.to_string())?;
                 at += part.len() as u64;
             }
             Ok(())
-        }));
+        };
+        if length <= INLINE_MAX {
+            let written = write();
+            self.tell_arriving();
+            self.outcome = std::mem::replace(&mut self.outcome, Ok(())).and(written);
+        } else {
+            self.writing = Some(tokio::task::spawn_blocking(write));
+        }
     }
 
     /// Waits for the batch being written.

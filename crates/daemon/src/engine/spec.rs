@@ -39,6 +39,8 @@ pub struct DownloadSpec {
     pub named_by: Option<Digest>,
     /// What is known of the origin already, or may be asked of it, when the task is new here.
     pub probe: Probe,
+    /// How long the content should be, if a listing said so. A hint, not a condition.
+    pub expected_length: Option<u64>,
     /// The caller reads in order and waits for each byte: fetch what lies before it first.
     pub in_order: bool,
     /// Never ask the origin for content.

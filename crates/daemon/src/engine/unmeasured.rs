@@ -87,38 +87,43 @@ impl Spooled {
     /// Puts all pieces into the store. Blocks.
     pub(super) fn store(mut self, task: &Task) -> Result<(), String> {
         self.file.rewind().map_err(|error| error.to_string())?;
-        let mut buffer = vec![0; BUFFER_LEN];
-        for span in task.geometry().pieces() {
-            let Claim::Yours(writer) =
-                task.claim(span.number).map_err(|error| error.to_string())?
-            else {
-                return Err(format!(
-                    "piece {} is being written by someone else",
-                    span.number
-                ));
-            };
-            let mut at = 0;
-            while at < span.length {
-                let wanted = usize::try_from(span.length - at)
-                    .unwrap_or(BUFFER_LEN)
-                    .min(BUFFER_LEN);
-                let part = &mut buffer[..wanted];
-                self.file
-                    .read_exact(part)
-                    .map_err(|error| error.to_string())?;
-                writer.write(at, part).map_err(|error| error.to_string())?;
-                at += wanted as u64;
-            }
-            let origin = PieceOrigin {
-                parent: None,
-                traffic: TrafficType::BackToSource,
-                created_at: SystemTime::now(),
-                cost: Duration::ZERO,
-            };
-            writer
-                .commit(None, origin)
-                .map_err(|error| error.to_string())?;
-        }
-        Ok(())
+        fill(task, &mut self.file, Duration::ZERO)
     }
+}
+
+/// Puts all pieces of a new task into the store, from what the origin gave within this time. Blocks.
+pub(super) fn fill(task: &Task, content: &mut impl Read, cost: Duration) -> Result<(), String> {
+    let length = usize::try_from(task.geometry().content_length()).unwrap_or(BUFFER_LEN);
+    let mut buffer = vec![0; length.min(BUFFER_LEN)];
+    for span in task.geometry().pieces() {
+        let Claim::Yours(writer) = task.claim(span.number).map_err(|error| error.to_string())?
+        else {
+            return Err(format!(
+                "piece {} is being written by someone else",
+                span.number
+            ));
+        };
+        let mut at = 0;
+        while at < span.length {
+            let wanted = usize::try_from(span.length - at)
+                .unwrap_or(buffer.len())
+                .min(buffer.len());
+            let part = &mut buffer[..wanted];
+            content
+                .read_exact(part)
+                .map_err(|error| error.to_string())?;
+            writer.write(at, part).map_err(|error| error.to_string())?;
+            at += wanted as u64;
+        }
+        let origin = PieceOrigin {
+            parent: None,
+            traffic: TrafficType::BackToSource,
+            created_at: SystemTime::now(),
+            cost,
+        };
+        writer
+            .commit(None, origin)
+            .map_err(|error| error.to_string())?;
+    }
+    Ok(())
 }

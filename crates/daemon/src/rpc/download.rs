@@ -60,6 +60,12 @@ impl DownloadService {
     }
 }
 
+/// What the caller was told of the length by a listing.
+fn expected_length<T>(request: &Request<T>) -> Option<u64> {
+    let text = request.metadata().get(api::EXPECTED_LENGTH)?;
+    text.to_str().ok()?.parse().ok()
+}
+
 /// Streams of the kinds that are not served.
 type NoStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -72,6 +78,7 @@ impl DfdaemonDownload for DownloadService {
         request: Request<DownloadTaskRequest>,
     ) -> Result<Response<ReplyStream>, Status> {
         let caller = caller(&request);
+        let expected_length = expected_length(&request);
         let download = request
             .into_inner()
             .download
@@ -79,8 +86,9 @@ impl DfdaemonDownload for DownloadService {
         self.refuse_blocked(&download)?;
         let with_content = download.need_piece_content;
         let prefetch = download.prefetch;
-        let spec = convert::download_spec(download, Door::Socket)
+        let mut spec = convert::download_spec(download, Door::Socket)
             .map_err(|error| errors::request(&error))?;
+        spec.expected_length = expected_length;
         let output = match convert::output_request(&spec.wire, spec.digest.clone()) {
             Some(request) => Some((request, caller?)),
             None => None,

@@ -57,6 +57,10 @@ enum Step {
     End,
 }
 
+/// Whether a file of at most so many bytes can be put where its caller wants it is found out when it is done: to know it before would take
+/// longer than the download.
+const CHECKED_LATE_MAX: u64 = 1 << 20;
+
 impl Reply {
     /// Begins the download, and checks the output path before the origin is asked for a byte.
     ///
@@ -106,9 +110,10 @@ impl Reply {
             .download(spec.clone())
             .await
             .map_err(|error| fail(errors::download(&error)))?;
+        let early = download.started.content_length > CHECKED_LATE_MAX;
         let output = match output {
-            Some(output) => Some(check_output(output, &download).await.map_err(fail)?),
-            None => None,
+            Some(output) if early => Some(check_output(output, &download).await.map_err(fail)?),
+            output => output,
         };
         if extras.prefetch && download.started.range.is_some() {
             parts
@@ -193,7 +198,14 @@ impl Reply {
         if let Some(output) = self.output.take() {
             let task = started.task.clone();
             let range = started.range;
-            let placed = blocking(move || output.place(&task, range)).await?;
+            let is_checked = started.content_length > CHECKED_LATE_MAX;
+            let placed = blocking(move || {
+                if !is_checked {
+                    output.check(&task)?;
+                }
+                output.place(&task, range)
+            });
+            let placed = placed.await?;
             let placed = placed.map_err(|error| errors::output(&error))?;
             debug!(method = ?placed.method, bytes = placed.bytes, "output file in its place");
         }

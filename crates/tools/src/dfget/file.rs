@@ -21,6 +21,8 @@ use crate::failure::Failure;
 pub(super) struct File<'a> {
     pub(super) url: &'a Url,
     pub(super) output: &'a Path,
+    /// As a listing said.
+    pub(super) length: Option<u64>,
     pub(super) deadline: Instant,
 }
 
@@ -74,6 +76,7 @@ impl File<'_> {
         let received = receive::receive(
             channel,
             request,
+            self.length,
             timeout,
             sink,
             self.output,

@@ -1,5 +1,6 @@
 //! What lies in a directory of an origin, as the daemon lists it.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use dragonfly_api::dfdaemon::v2::dfdaemon_download_client::DfdaemonDownloadClient;
@@ -18,13 +19,21 @@ const LIST_MAX: Duration = Duration::from_secs(120);
 /// Most bytes of an answer: about a hundred thousand entries.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
+/// What is wanted of a directory.
+#[derive(Debug)]
+pub(super) struct Listed {
+    pub(super) plan: EntryPlan,
+    /// By URL, as far as they are known.
+    pub(super) lengths: HashMap<String, u64>,
+}
+
 /// The wanted folders and files below `directory`, whose URL ends with `/`.
 pub(super) async fn list(
     arguments: &Arguments,
     channel: &Channel,
     directory: &Url,
     deadline: Instant,
-) -> Result<EntryPlan, Failure> {
+) -> Result<Listed, Failure> {
     let filter =
         EntryFilter::new(&arguments.include_files, &arguments.exclude_files).map_err(|error| {
             Failure::Usage {
@@ -34,7 +43,8 @@ pub(super) async fn list(
     let refused = |error: protocol::EntryPlanError| Failure::Refused {
         reason: format!("{directory} cannot be downloaded as a directory: {error}"),
     };
-    let planned = match named_files(arguments, directory) {
+    let mut lengths = HashMap::new();
+    let plan = match named_files(arguments, directory) {
         // As in Dragonfly v2: who names every file needs no listing, which not every origin has.
         Some(files) => {
             let entries = files.iter().map(|url| (url.as_str(), false));
@@ -42,13 +52,15 @@ pub(super) async fn list(
         }
         None => {
             let entries = entries_of(arguments, channel, directory, deadline).await?;
+            let known = entries.iter().filter(|entry| entry.content_length > 0);
+            lengths.extend(known.map(|entry| (entry.url.clone(), entry.content_length)));
             let entries = entries
                 .iter()
                 .map(|entry| (entry.url.as_str(), entry.is_dir));
             EntryPlan::new(directory.as_str(), entries, &filter).map_err(refused)?
         }
     };
-    let count = planned.files.len();
+    let count = plan.files.len();
     if count > arguments.max_files {
         return Err(Failure::Refused {
             reason: format!(
@@ -57,7 +69,7 @@ pub(super) async fn list(
             ),
         });
     }
-    Ok(planned)
+    Ok(Listed { plan, lengths })
 }
 
 async fn entries_of(

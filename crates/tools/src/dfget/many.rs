@@ -74,6 +74,7 @@ async fn download(
             let file = File {
                 url: &planned.url,
                 output: &planned.output,
+                length: planned.length,
                 deadline,
             };
             let outcome = one(arguments, channel, file, &progress).await;

@@ -76,6 +76,7 @@ pub async fn run(arguments: &Arguments) -> Result<Told, Failure> {
     let file = File {
         url,
         output,
+        length: None,
         deadline,
     };
     let progress = Progress::alone(arguments, url.path());

@@ -28,6 +28,8 @@ pub(super) struct PlannedFile {
     pub(super) output: PathBuf,
     /// Below the folder, for people.
     pub(super) name: String,
+    /// As the listing said.
+    pub(super) length: Option<u64>,
 }
 
 /// Refuses what cannot go well, before anything is asked.
@@ -62,7 +64,7 @@ pub(super) async fn plan(
     for url in &arguments.urls {
         if !arguments.recursive && !is_directory(url) {
             let name = own_name(url)?;
-            plan.add(url.clone(), folder, &name);
+            plan.add(url.clone(), folder, &name, None);
             continue;
         }
         let directory = directory(url);
@@ -76,26 +78,28 @@ pub(super) async fn plan(
             }
         };
         let listed = listing::list(arguments, channel, &directory, deadline).await?;
-        let made = listed.directories.iter();
+        let made = listed.plan.directories.iter();
         plan.directories.extend(made.map(|path| below.join(path)));
-        for (path, url) in &listed.files {
+        for (path, url) in &listed.plan.files {
+            let length = listed.lengths.get(url.as_str()).copied();
             let url = url.parse().map_err(|error| Failure::Refused {
                 reason: format!(
                     "the listing of {directory} names {url:?}, which is no URL: {error}"
                 ),
             })?;
-            plan.add(url, &below, path);
+            plan.add(url, &below, path, length);
         }
     }
     plan.without_doubles()
 }
 
 impl Plan {
-    fn add(&mut self, url: Url, below: &Path, path: &EntryPath) {
+    fn add(&mut self, url: Url, below: &Path, path: &EntryPath, length: Option<u64>) {
         self.files.push(PlannedFile {
             url,
             output: below.join(path),
             name: path.to_string(),
+            length,
         });
     }
 

@@ -39,6 +39,7 @@ pub(super) struct Received {
 pub(super) async fn receive(
     channel: &Channel,
     request: DownloadTaskRequest,
+    expected_length: Option<u64>,
     timeout: Duration,
     sink: Sink,
     output: &Path,
@@ -51,6 +52,10 @@ pub(super) async fn receive(
         DfdaemonDownloadClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let mut request = Request::new(request);
     request.set_timeout(timeout);
+    if let Some(length) = expected_length {
+        let length = length.into();
+        request.metadata_mut().insert(api::EXPECTED_LENGTH, length);
+    }
     let mut answers = client
         .download_task(request)
         .await

@@ -308,6 +308,7 @@ mod tests {
             url: format!("http://h/{name}").parse().unwrap(),
             output: format!("/out/{name}").into(),
             name: name.to_owned(),
+            length: None,
         };
         FileOutcome::new(&file, outcome)
     }

@@ -1,7 +1,8 @@
 //! One exchange with a parent, on a blocking thread: ask, read the head, receive the content.
 //!
-//! `SO_RCVLOWAT` looks made for fewer wake-ups here, but a blocking receive of less than the mark, such as the tail of a
-//! piece, is then not woken by its arrival: it hangs until the sender probes or closes.
+//! A link brings packets one by one, and whoever waits is woken for each. So a receive asks to be woken for a batch of bytes
+//! (`SO_RCVLOWAT`), never for more than are still to come: a mark beyond the tail of a piece would not be reached. Whatever came
+//! by the next [`TICK`] is taken all the same, so a slow parent's bytes are passed on without much delay.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -76,6 +77,9 @@ const EARLY_LEN: usize = 512;
 /// How long a receive waits before it looks at the time. Set once per connection, so that limits need no system call of
 /// their own; they are exceeded by this at most.
 const TICK: Duration = Duration::from_millis(50);
+
+/// Bytes that are worth waking up for. At twice as many, older kernels bound the receive window to them.
+const BATCH: usize = 64 << 10;
 
 /// Asks on a connection that is there; if that fails for any reason but time, once more on a new one.
 fn ask<'a>(
@@ -230,11 +234,13 @@ impl Content<'_> {
                 .unwrap_or(usize::MAX)
                 .min(buffer_len)
         };
+        let mut mark = Mark::new(&self.connection.stream);
         let mut filled = early.len().min(room(0));
         buffer[..filled].copy_from_slice(&early[..filled]);
         while *received < length {
             let want = room(*received);
             if filled < want {
+                mark.set(want - filled);
                 let stalled = Instant::now() + limits.stall;
                 filled +=
                     self.connection
@@ -267,6 +273,36 @@ impl Content<'_> {
             }
             std::thread::sleep(left.min(PACE_STEP));
         }
+    }
+}
+
+/// How many bytes wake a receive up. Back to one when dropped.
+struct Mark<'a> {
+    stream: &'a TcpStream,
+    bytes: usize,
+}
+
+impl<'a> Mark<'a> {
+    fn new(stream: &'a TcpStream) -> Self {
+        Self { stream, bytes: 1 }
+    }
+
+    /// A batch, if as many as `most` are to come, else those.
+    fn set(&mut self, most: usize) {
+        let bytes = most.min(BATCH);
+        if bytes != self.bytes {
+            // Where it is refused, one byte wakes as before.
+            let mark = u32::try_from(bytes).unwrap_or(1);
+            if sys::set_receive_mark(self.stream, mark).is_ok() {
+                self.bytes = bytes;
+            }
+        }
+    }
+}
+
+impl Drop for Mark<'_> {
+    fn drop(&mut self) {
+        self.set(1);
     }
 }
 

@@ -17,7 +17,11 @@ impl Session {
                 reason: format!("{reason}; {}", self.last_trouble),
             });
         }
-        info!(task_id = %self.task.id(), reason, "back to source");
+        if self.is_small() {
+            debug!(task_id = %self.task.id(), reason, "back to source");
+        } else {
+            info!(task_id = %self.task.id(), reason, "back to source");
+        }
         if let Err(error) = self.task.note_origin_use(reason) {
             debug!(task_id = %self.task.id(), %error, "reason not kept");
         }
