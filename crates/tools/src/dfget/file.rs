@@ -68,6 +68,11 @@ impl File<'_> {
     ) -> Result<Received, Failure> {
         let timeout = self.deadline.saturating_duration_since(Instant::now());
         let request = request::download(arguments, self.url, destination, timeout)?;
+        let mut request = tonic::Request::new(request);
+        if let Some(length) = self.length {
+            let length = length.into();
+            request.metadata_mut().insert(api::EXPECTED_LENGTH, length);
+        }
         let mut leftover = destination.leftover();
         let sink = Sink::new(
             destination,
@@ -76,7 +81,6 @@ impl File<'_> {
         let received = receive::receive(
             channel,
             request,
-            self.length,
             timeout,
             sink,
             self.output,

@@ -38,8 +38,7 @@ pub(super) struct Received {
 /// Sends the request and takes every answer, within `timeout`.
 pub(super) async fn receive(
     channel: &Channel,
-    request: DownloadTaskRequest,
-    expected_length: Option<u64>,
+    mut request: Request<DownloadTaskRequest>,
     timeout: Duration,
     sink: Sink,
     output: &Path,
@@ -50,12 +49,7 @@ pub(super) async fn receive(
     let failed = |status: Status| Failure::of_status(&status, timeout, &shown);
     let mut client =
         DfdaemonDownloadClient::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let mut request = Request::new(request);
     request.set_timeout(timeout);
-    if let Some(length) = expected_length {
-        let length = length.into();
-        request.metadata_mut().insert(api::EXPECTED_LENGTH, length);
-    }
     let mut answers = client
         .download_task(request)
         .await
