@@ -4,11 +4,13 @@ import hashlib
 import http.client
 import os
 import socket
+import subprocess
 import threading
 import unittest
 
 from harness import Cluster, Daemon, Origin, wait_until
-from .support import MIB, PIECE, QUIET
+from harness.netns import Network
+from .support import MIB, PIECE, QUIET, needs_root
 
 RULES = """rules:
   - regex: '.*'
@@ -199,3 +201,31 @@ class ProxyTest(unittest.TestCase):
 
 if __name__ == "__main__":
     unittest.main()
+
+
+@needs_root("network namespaces")
+class OtherHostTest(unittest.TestCase):
+    """To clients on other hosts the kernel sends by itself; those on this host, as everywhere else in these tests, get copies."""
+
+    def test_whole_answers_ranges_and_one_connection_for_all(self):
+        network, cluster = self.enterContext(Network()), self.enterContext(Cluster())
+        (near, ip), (far, _) = network.host(), network.host()
+        origin = Origin(cluster.folder / "origin", ip, netns=near)
+        cluster.processes.append(origin.process)
+        scheduler = cluster.scheduler(ip=ip, netns=near)
+        daemon = cluster.daemon("host", ip=ip, netns=near, schedulers=[scheduler], proxy=RULES).ready()
+        content = origin.file("f", 5 * PIECE + 4321).read_bytes()
+        url = f"{origin.url}/f"
+        wanted = [(0, len(content)), (1, 200_000), (PIECE - 70_000, PIECE + 140_000), (len(content) - 100_000, len(content))]
+        outputs = [cluster.folder / f"out{number}" for number in range(2 * len(wanted))]
+        words = ["ip", "netns", "exec", far, "curl", "-sS", "--fail", "--proxy", daemon.proxy_url]
+        # Twice: while it arrives, and held. All over one connection.
+        for number, output in enumerate(outputs):
+            start, end = wanted[number % len(wanted)]
+            part = [] if end - start == len(content) else ["-r", f"{start}-{end - 1}"]
+            words += ["-o", str(output), *part, url] if number == 0 else ["--next", "-sS", "--fail", "--proxy", daemon.proxy_url,
+                                                                        "-o", str(output), *part, url]
+        subprocess.run(words, check=True, timeout=QUIET)
+        for number, output in enumerate(outputs):
+            start, end = wanted[number % len(wanted)]
+            self.assertEqual(hashlib.sha256(output.read_bytes()).digest(), hashlib.sha256(content[start:end]).digest(), f"{start} to {end}")

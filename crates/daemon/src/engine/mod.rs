@@ -24,7 +24,6 @@ mod reader;
 pub mod session;
 mod spec;
 mod sync_pieces;
-mod turns;
 mod unmeasured;
 mod verify;
 mod waiting;
@@ -89,7 +88,6 @@ pub(crate) struct Inner {
     /// One probe per task at a time, however many callers come at once.
     probes: Mutex<HashMap<TaskId, Arc<tokio::sync::Mutex<()>>>>,
     verifications: verify::Verifications,
-    turns: turns::Turns,
     /// The store creates one task after the other: whoever waits for that must not hold a thread.
     creating: Arc<tokio::sync::Mutex<()>>,
     pub(crate) tasks: TaskTracker,
@@ -117,7 +115,6 @@ impl Engine {
             sessions: Mutex::default(),
             probes: Mutex::default(),
             verifications: verify::Verifications::default(),
-            turns: turns::Turns::default(),
             creating: Arc::default(),
             tasks: TaskTracker::new(),
             cancel,

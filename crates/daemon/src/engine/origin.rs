@@ -21,7 +21,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::pieces::Pieces;
 use super::session::Event;
-use super::turns::Place;
 use super::{DownloadSpec, Inner};
 use crate::link::{HeraldEvent, TaskLinks};
 
@@ -31,8 +30,6 @@ const BATCH_LEN: usize = 128 << 10;
 const INLINE_MAX: u64 = 32 << 10;
 /// Runs that may fail one after the other before the origin is given up.
 const FAILURES_MAX: u32 = 3;
-/// Runs of the task that goes before others, which have one each: connections share a link evenly.
-const RUNS_AMONG_OTHERS: usize = 4;
 /// Pause after a failed run, doubled with each further one.
 const PAUSE: Duration = Duration::from_millis(200);
 /// A longer wait than this, asked for by the origin, is a failure.
@@ -143,8 +140,6 @@ pub(super) struct Wishes<'a> {
     pub(super) hurried: &'a Bitmap,
     /// Where somebody reads in order: what lies before it comes first.
     pub(super) from: Option<PieceNumber>,
-    /// Among the tasks that share what comes from origins.
-    pub(super) place: Place,
 }
 
 /// Neighbouring pieces with a writer for each that is wanted.
@@ -262,12 +257,7 @@ impl OriginReader {
         else {
             return Vec::new();
         };
-        let room = match wishes.place {
-            _ if ordered => 1,
-            Place::Alone => self.pace.runs,
-            Place::First => self.pace.runs.max(RUNS_AMONG_OTHERS),
-            Place::Behind(_) => 1,
-        };
+        let room = if ordered { 1 } else { self.pace.runs };
         if in_progress.len() >= room || Instant::now() < *not_before {
             return Vec::new();
         }

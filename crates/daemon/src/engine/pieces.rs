@@ -137,14 +137,6 @@ impl Pieces {
             .collect()
     }
 
-    /// How many wanted pieces are not held.
-    pub(super) fn missing_count(&self, wanted: &Bitmap) -> u64 {
-        let words = wanted.words().iter().zip(self.held.words());
-        words
-            .map(|(wanted, held)| u64::from((wanted & !held).count_ones()))
-            .sum()
-    }
-
     /// The segments of a piece.
     pub(super) fn segments(&self, piece: PieceNumber) -> Range<u32> {
         let mut segments = self.geometry().segments_of(piece);

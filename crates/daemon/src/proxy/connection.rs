@@ -28,7 +28,7 @@ use super::listener::{farewell, linger};
 use super::target::Destination;
 use super::tunnel::{self, Opened};
 use super::watch::{Phase, Watch, Watched};
-use super::window::{Crowd, Socket, Windows};
+use super::window::{Socket, Windows};
 
 /// How often the waits of a connection in use are looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -56,12 +56,12 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(remote: IpAddr, within: Option<Destination>, crowd: Crowd) -> Arc<Self> {
+    pub(super) fn new(remote: IpAddr, within: Option<Destination>) -> Arc<Self> {
         Arc::new(Self {
             remote,
             opened: Mutex::default(),
             // Out of a tunnel requests come over TLS.
-            windows: within.is_none().then(|| Windows::new(remote, crowd)),
+            windows: Windows::for_client(remote).filter(|_| within.is_none()),
             within,
         })
     }
@@ -104,7 +104,7 @@ pub(super) async fn serve(
                 }
             }
         }
-        let peer = Peer::new(remote, None, proxy.crowd());
+        let peer = Peer::new(remote, None);
         let ended = Box::pin(converse(
             &proxy,
             stream,

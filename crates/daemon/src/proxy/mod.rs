@@ -106,7 +106,6 @@ struct Shared {
     interception: Option<Interception>,
     rate: RateLimit,
     running: Arc<Semaphore>,
-    crowd: window::Crowd,
     tunnels: Arc<Semaphore>,
     connections: TaskTracker,
     /// Ends whatever is still running, answers included.
@@ -137,7 +136,6 @@ impl Proxy {
             interception: parts.interception,
             rate: RateLimit::new(f64::from(config.request_rate_limit), 0),
             running: semaphore(config.limits.requests),
-            crowd: window::Crowd::default(),
             tunnels: semaphore(config.limits.tunnels),
             connections: TaskTracker::new(),
             cut: CancellationToken::new(),
@@ -362,11 +360,6 @@ impl Proxy {
 
     fn tunnels(&self) -> &Arc<Semaphore> {
         &self.0.tunnels
-    }
-
-    /// The answers out of the swarm that are being sent.
-    fn crowd(&self) -> window::Crowd {
-        self.0.crowd.clone()
     }
 
     fn connections(&self) -> &TaskTracker {

@@ -101,7 +101,7 @@ pub(super) async fn run(
             };
             match shaken {
                 Ok(Ok(stream)) => {
-                    let peer = Peer::new(remote, Some(to), proxy.crowd());
+                    let peer = Peer::new(remote, Some(to));
                     connection::serve_within(proxy, stream, peer, stop).await;
                 }
                 Ok(Err(error)) => proxy.handshake_failed(&to, remote, &error),

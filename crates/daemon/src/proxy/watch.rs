@@ -176,7 +176,6 @@ impl<I: Socket> AsyncWrite for Watched<I> {
     ) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.io).poll_write(cx, bytes);
         self.watch.write_polled(&poll);
-        self.windows.written(&poll);
         poll
     }
 
@@ -194,7 +193,6 @@ impl<I: Socket> AsyncWrite for Watched<I> {
             None => Pin::new(&mut self.io).poll_write_vectored(cx, bufs),
         };
         self.watch.write_polled(&poll);
-        self.windows.written(&poll);
         poll
     }
 

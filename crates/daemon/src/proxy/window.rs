@@ -8,16 +8,14 @@
 //! A window is only made of bytes that are in memory, so that no disk holds up the reactor, and only for connections that
 //! end in a socket: behind TLS somebody has to touch the bytes.
 //!
-//! It is not made for a client on this host that is faster than we are. Such a client falls asleep whenever it has taken everything, and the
-//! kernel wakes it for every 64 KiB that it sends by itself, where one large write wakes it once. (On a virtual machine that made 12,000 wake-ups
-//! per GiB against 3,000, and they cost more than the copy.) A client that is slower than we are is awake anyway, and so is one of many that
-//! share the processors: they take half the processor time this way.
+//! It is not made for a client on this host either. Such a client falls asleep whenever it has taken everything, and the kernel wakes it for
+//! every 64 KiB that it sends by itself, where one large write wakes it once. (On a virtual machine that made 12,000 wake-ups per GiB against
+//! 3,000, and together they cost more than the copy.)
 
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -31,8 +29,6 @@ use tokio_rustls::server::TlsStream;
 const LENGTH_MAX: u64 = 1 << 20;
 /// Fewer bytes are copied faster than they are arranged for.
 const LENGTH_MIN: u64 = 64 << 10;
-/// A client that took so many bytes without letting us wait is faster than we are.
-const FAST_MIN: u64 = 1 << 20;
 
 /// A connection that may end in a socket.
 pub(super) trait Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static {
@@ -55,44 +51,6 @@ impl<I: Socket> Socket for TlsStream<I> {}
 #[derive(Debug, Clone, Default)]
 pub struct Windows {
     open: Arc<Mutex<Vec<Place>>>,
-    /// Bytes written since the socket was last full.
-    unhindered: Arc<AtomicU64>,
-    is_local: bool,
-    crowd: Crowd,
-}
-
-/// The answers that are being sent, of all connections; clones count together.
-#[derive(Debug, Clone)]
-pub(super) struct Crowd {
-    count: Arc<AtomicUsize>,
-    /// Of this host, as far as this process may use them.
-    processors: usize,
-}
-
-/// One of them.
-#[derive(Debug)]
-pub(super) struct InCrowd(Crowd);
-
-impl Crowd {
-    /// Whether there are more than processors.
-    fn is_large(&self) -> bool {
-        self.count.load(Ordering::Relaxed) > self.processors
-    }
-}
-
-impl Default for Crowd {
-    fn default() -> Self {
-        Self {
-            count: Arc::default(),
-            processors: std::thread::available_parallelism().map_or(1, usize::from),
-        }
-    }
-}
-
-impl Drop for InCrowd {
-    fn drop(&mut self) {
-        self.0.count.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// Where a window is in memory, and where its bytes are in a file.
@@ -111,38 +69,13 @@ struct Window {
 }
 
 impl Windows {
-    /// For a connection with a client at this address.
-    pub(super) fn new(client: IpAddr, crowd: Crowd) -> Self {
-        Self {
-            is_local: client.is_loopback(),
-            crowd,
-            ..Self::default()
-        }
-    }
-
-    /// An answer on this connection, from now on until what this returns is dropped.
-    pub(super) fn answer(&self) -> InCrowd {
-        self.crowd.count.fetch_add(1, Ordering::Relaxed);
-        InCrowd(self.crowd.clone())
-    }
-
-    /// Notes what became of a write.
-    pub(super) fn written(&self, poll: &Poll<io::Result<usize>>) {
-        match poll {
-            Poll::Pending => self.unhindered.store(0, Ordering::Relaxed),
-            Poll::Ready(Ok(count)) => {
-                self.unhindered.fetch_add(*count as u64, Ordering::Relaxed);
-            }
-            Poll::Ready(Err(_)) => {}
-        }
+    /// For a connection with a client at this address, if windows are worth it there.
+    pub(super) fn for_client(address: IpAddr) -> Option<Self> {
+        (!address.is_loopback()).then(Self::default)
     }
 
     /// The first of these bytes of `file`, without reading them; nothing if they are better read. They must not change any more.
     pub(super) fn open(&self, file: &Arc<File>, offset: u64, length: u64) -> Option<Bytes> {
-        let is_fast = self.is_local && self.unhindered.load(Ordering::Relaxed) >= FAST_MIN;
-        if is_fast && !self.crowd.is_large() {
-            return None;
-        }
         let length = length.min(LENGTH_MAX);
         if length < LENGTH_MIN || !transfer::is_resident(file, offset, length) {
             return None;
@@ -316,24 +249,10 @@ mod tests {
     }
 
     #[test]
-    fn a_local_client_that_never_lets_us_wait_gets_copies() {
-        let (file, _) = content(200_000);
-        for (client, windows) in [("127.0.0.2", [true, false, true]), ("192.0.2.1", [true; 3])] {
-            let crowd = Crowd::default();
-            let it = Windows::new(client.parse().unwrap(), crowd.clone());
-            let mut made = vec![it.open(&file, 0, 200_000).is_some()];
-            it.written(&Poll::Ready(Ok(2 << 20)));
-            made.push(it.open(&file, 0, 200_000).is_some());
-            it.written(&Poll::Pending);
-            made.push(it.open(&file, 0, 200_000).is_some());
-            assert_eq!(made, windows, "{client}");
-            // Among many it is as good as slow.
-            it.written(&Poll::Ready(Ok(2 << 20)));
-            let crowd: Vec<InCrowd> = (0..=crowd.processors).map(|_| it.answer()).collect();
-            assert!(it.open(&file, 0, 200_000).is_some());
-            drop(crowd);
-            assert_eq!(it.open(&file, 0, 200_000).is_some(), windows[1]);
-        }
+    fn clients_on_this_host_get_copies() {
+        let has = |client: &str| Windows::for_client(client.parse().unwrap()).is_some();
+        assert!(!has("127.0.0.2") && !has("::1"));
+        assert!(has("192.0.2.1") && has("2001:db8::1"));
     }
 
     #[test]

@@ -27,7 +27,6 @@ use super::fetch::{Fetch, FetchParts, Fetched};
 use super::origin::{OriginEvent, OriginReader, Reach, Wishes};
 use super::parents::{Parents, V2Event, V2News, sync_request};
 use super::pieces::{NoWriter, Pieces, Settled, Trust};
-use super::turns::{Place, State, Turn};
 use super::verify::{self, Verification};
 use super::{DownloadError, DownloadSpec, Inner, convert};
 use crate::link::{Link, LinkEvent, LinkNews, TaskLinks};
@@ -142,10 +141,6 @@ pub(super) struct Session {
     lull: Lull,
     /// Somebody waits for pieces: there is no lull any more.
     waited_for: bool,
-    turn: Turn,
-    place: Place,
-    /// Requests that a task alone has out.
-    in_flight: usize,
     /// Whether the content is what its name says, once all of it is wanted.
     verification: Option<Verification>,
     pieces: Pieces,
@@ -196,7 +191,6 @@ impl Session {
             v2_in_flight: engine.parts.limits.concurrent_pieces,
             ..PickerOptions::default()
         };
-        let in_flight = options.in_flight;
         let seed = fastrand::u64(..);
         let mut session = Self {
             engine: engine.clone(),
@@ -217,9 +211,6 @@ impl Session {
             reader: None,
             lull: Lull::default(),
             waited_for: false,
-            turn: engine.turns.join(task.id().clone()),
-            place: Place::Alone,
-            in_flight,
             verification: None,
             parents: Parents::default(),
             fetches: HashMap::new(),
@@ -356,7 +347,7 @@ impl Session {
         let is_small = |length: u64| length <= SMALL;
         let small = is_small(self.task.geometry().content_length())
             || self.spec.range.is_some_and(|range| is_small(range.length));
-        let at_neighbours = self.lull_limit().is_some();
+        let at_neighbours = self.requests_max().is_some();
         small && !at_neighbours && !self.spec.scheduling_always && !self.spec.disable_back_to_source
     }
 
@@ -413,8 +404,7 @@ impl Session {
     fn act(&mut self) -> Result<(), DownloadError> {
         let now = self.now();
         let mut actions = std::mem::take(&mut self.actions);
-        let limit = self.requests_max();
-        self.picker.limit_requests(limit);
+        self.picker.limit_requests(self.requests_max());
         self.picker.decide(now, &mut actions);
         for action in actions.drain(..) {
             match action {
@@ -447,24 +437,8 @@ impl Session {
         Ok(())
     }
 
-    /// Most requests for pieces now, if there is a limit: see [`super::turns`] and [`Lull`].
-    fn requests_max(&mut self) -> Option<usize> {
-        let now = Instant::now();
-        let state = State {
-            ahead_of_need: self.hurried.count() == 0,
-            left: self.pieces.missing_count(&self.wanted) * self.task.geometry().piece_length(),
-            in_flight: self.fetches.len(),
-            fed_at: self.last_byte,
-        };
-        self.place = self.turn.tell(state, now);
-        let rest = match self.place {
-            Place::Alone | Place::First => None,
-            Place::Behind(before) => Some(self.in_flight.saturating_sub(before).max(1)),
-        };
-        [rest, self.lull_limit()].into_iter().flatten().min()
-    }
-
-    fn lull_limit(&self) -> Option<usize> {
+    /// Most requests for pieces now, if there is a limit: see [`Lull`].
+    fn requests_max(&self) -> Option<usize> {
         if self.waited_for || self.reader.is_some() {
             return None;
         }
@@ -527,7 +501,6 @@ impl Session {
                 wanted: &self.wanted,
                 hurried: &self.hurried,
                 from: self.reader,
-                place: self.place,
             };
             let run = self
                 .origin

@@ -1,7 +1,7 @@
 //! From the store to the client, in order, with little memory.
 //!
-//! Whole pieces are sent by the kernel out of the page cache where the connection allows it ([`Windows`]); an answer takes next to no
-//! memory then. What comes over TLS, is still arriving, or has to be read from the disk is read in portions of 512 KiB, small enough to
+//! Whole pieces are sent by the kernel out of the page cache to clients on other hosts ([`Windows`]); an answer takes next to no
+//! memory then. What goes to this host or over TLS, is still arriving, or has to be read from the disk is read in portions small enough to
 //! stay in the processor's cache until they are written to the socket, into buffers that come back when the connection has sent them.
 //! The HTTP library holds at most two portions more than the one being read, so such an answer takes about 1.5 MiB however long it is.
 //! Nothing is read while the client takes nothing: the body is not polled then.
@@ -10,38 +10,83 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rustix::io::{Errno, ReadWriteFlags};
 
-use super::super::window::{InCrowd, Windows};
+use super::super::window::Windows;
 use crate::engine::{DownloadError, Reader, Run};
 
-/// Bytes read at once. Half of it costs an eighth more time with a fast client on this host, which is woken twice as often; twice as
-/// much falls out of the cache.
+/// Bytes read at once for one of few clients. Half of it costs an eighth more time with a fast client on this host, which is woken twice as
+/// often; twice as much falls out of the processor's cache.
 const PORTION: usize = 512 << 10;
+/// The same for one of many, who share the cache.
+const PORTION_AMONG_MANY: usize = 256 << 10;
 /// Shorter runs, of pieces that are just arriving, get a buffer of their own size.
 const SHORT: u64 = 32 << 10;
 /// Buffers of one answer that are kept for the next portion.
 const KEPT: usize = 3;
+
+/// The answers that are being sent; clones count together.
+#[derive(Debug, Clone)]
+pub struct Crowd {
+    count: Arc<AtomicUsize>,
+    /// Of this host, as far as this process may use them.
+    processors: usize,
+}
+
+/// One of them.
+#[derive(Debug)]
+struct InCrowd(Crowd);
+
+impl Default for Crowd {
+    fn default() -> Self {
+        Self {
+            count: Arc::default(),
+            processors: std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+}
+
+impl Crowd {
+    fn join(&self) -> InCrowd {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        InCrowd(self.clone())
+    }
+}
+
+impl InCrowd {
+    fn portion(&self) -> usize {
+        match self.0.count.load(Ordering::Relaxed) > self.0.processors {
+            true => PORTION_AMONG_MANY,
+            false => PORTION,
+        }
+    }
+}
+
+impl Drop for InCrowd {
+    fn drop(&mut self) {
+        self.0.count.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// What a content is read with, portion by portion.
 pub struct Portions {
     reader: Reader,
     file: Arc<File>,
     buffers: Arc<Buffers>,
-    windows: Option<(Windows, InCrowd)>,
+    windows: Option<Windows>,
+    crowd: InCrowd,
 }
 
 impl Portions {
     /// The bytes that `reader` hands out; by the kernel if the connection has windows.
-    pub fn new(reader: Reader, windows: Option<Windows>) -> Self {
+    pub fn new(reader: Reader, windows: Option<Windows>, crowd: &Crowd) -> Self {
         Self {
-            windows: windows.map(|windows| {
-                let counted = windows.answer();
-                (windows, counted)
-            }),
+            windows,
+            crowd: crowd.join(),
             file: reader.started().task.content_file(),
             buffers: Arc::default(),
             reader,
@@ -79,15 +124,15 @@ impl Portions {
                 ..
             }) => {
                 let windows = self.windows.as_ref().filter(|_| checked);
-                if let Some(bytes) = windows.and_then(|(it, _)| it.open(&self.file, offset, length))
-                {
+                if let Some(bytes) = windows.and_then(|it| it.open(&self.file, offset, length)) {
                     self.reader.took(&bytes);
                     return Ok(Some(bytes));
                 }
                 (offset, length)
             }
         };
-        let portion = usize::try_from(length).unwrap_or(PORTION).min(PORTION);
+        let most = self.crowd.portion();
+        let portion = usize::try_from(length).unwrap_or(most).min(most);
         let buffer = if length < SHORT {
             Buffer::loose(portion)
         } else {

@@ -38,7 +38,7 @@ use crate::engine::{DownloadError, DownloadSpec, Engine, Known, Probe, ToldBy, i
 use crate::identity::Identity;
 use crate::metrics::{InProgress, Metrics, TaskLabels};
 use access::{Access, Claim};
-use body::Portions;
+use body::{Crowd, Portions};
 use manifest::{MANIFEST_LEN_MAX, Manifest, Reference};
 use memory::Memory;
 use request::{Defaults, Wish};
@@ -117,6 +117,7 @@ struct Inner {
     defaults: Defaults,
     access: Mutex<Access>,
     memory: Memory,
+    crowd: Crowd,
 }
 
 /// Whether a client may have a content.
@@ -145,6 +146,7 @@ impl P2p {
             metrics: parts.metrics,
             access: Mutex::new(Access::new(key)),
             memory: Memory::new(memory::folder(parts.storage_dir)),
+            crowd: Crowd::default(),
         };
         Self {
             inner: Some(Arc::new(inner)),
@@ -284,7 +286,7 @@ impl Inner {
             self.engine
                 .prefetch(spec, &download.started.task, &exchange.labels);
         }
-        let mut portions = Portions::new(download.into_reader(), windows.clone());
+        let mut portions = Portions::new(download.into_reader(), windows.clone(), &self.crowd);
         portions.ready().await?;
         Ok(portions)
     }

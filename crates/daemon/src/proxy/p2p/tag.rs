@@ -258,7 +258,7 @@ impl Inner {
         let known = self.engine.know(&spec).await?;
         let task = known.task.clone();
         let download = self.engine.begin(known, spec).await?;
-        let mut portions = super::Portions::new(download.into_reader(), None);
+        let mut portions = super::Portions::new(download.into_reader(), None, &self.crowd);
         let bytes = collect(&mut portions).await?;
         let header = &task.description().response_header;
         let manifest = Manifest::read(bytes, header.get("content-type").map(String::as_str))
