@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use tracing::debug;
 
-use super::herald::HeraldEvent;
+use super::herald::{HeraldEvent, pieces_of};
 use super::proto::{Decline, Frame, Grant, Have, Hello, Want, frame::Kind};
 use super::{FRAMES_LEN, Known, Link, LinkNews, TaskLinks};
 
@@ -223,7 +223,7 @@ async fn understand(links: &TaskLinks, link: &Link, kind: Kind) {
         Kind::Want(Want { pieces, part }) => {
             let event = HeraldEvent::Wants {
                 token: link.its_token,
-                pieces,
+                pieces: pieces_of(&links.geometry, &pieces),
                 part,
             };
             links.tell_surely(event).await;

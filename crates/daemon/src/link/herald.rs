@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::{Bitmap, HostRole, PieceNumber, SegmentIndex};
+use protocol::{Bitmap, Geometry, HostRole, PieceNumber, SegmentIndex};
 use swarm::{ChildId, ChildKind, Shown, Stage, StageAction, StageEvent};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
@@ -47,8 +47,8 @@ pub enum HeraldEvent {
     Wants {
         /// The token of its link.
         token: u64,
-        /// Somebody there waits for these.
-        pieces: Vec<u32>,
+        /// Somebody there waits for these; one bit per piece of the task.
+        pieces: Bitmap,
         /// It wants nothing else.
         part: bool,
     },
@@ -221,7 +221,7 @@ impl Herald {
                 token,
                 pieces,
                 part,
-            } => self.wants(ChildId(token), &pieces, part),
+            } => self.wants(ChildId(token), pieces, part),
             HeraldEvent::V2Joined(child) => self.joined(Child::V2(child)),
             HeraldEvent::LinkDown(token) => self.left(ChildId(token)),
             HeraldEvent::ChildShows {
@@ -282,18 +282,14 @@ impl Herald {
     }
 
     /// A child of a seed told what it wants. Without a stage it is told everything anyway.
-    fn wants(&mut self, child: ChildId, pieces: &[u32], part: bool) {
+    fn wants(&mut self, child: ChildId, pieces: Bitmap, part: bool) {
         if self.stage.is_none() {
             return;
         }
         let Some(Child::Mesh { news, wants, .. }) = self.children.get_mut(&child) else {
             return;
         };
-        let count = self.links.geometry.piece_count();
-        *wants = Bitmap::new(count);
-        for &piece in pieces.iter().filter(|&&piece| piece < count) {
-            wants.set(piece);
-        }
+        *wants = pieces;
         let held = wants.ones().filter(|&piece| self.held.get(piece));
         news.held.extend(held.map(PieceNumber));
         let arriving = self.arriving.ones();
@@ -504,6 +500,16 @@ impl Herald {
             self.left(child);
         }
     }
+}
+
+/// The pieces of a task among `numbers`, which a foreign host sent: however many they are, they take one bit per piece from here on.
+pub(super) fn pieces_of(geometry: &Geometry, numbers: &[u32]) -> Bitmap {
+    let count = geometry.piece_count();
+    let mut pieces = Bitmap::new(count);
+    for &number in numbers.iter().filter(|&&number| number < count) {
+        pieces.set(number);
+    }
+    pieces
 }
 
 /// Tells, or notes to tell, a child that a piece is held.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use parking_lot::Mutex;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use protocol::{Crc32, Geometry, TaskKind, TrafficType};
+use protocol::{Crc32, TaskKind, TrafficType};
 use runtime::grpc::{ClientOptions, ServerOptions};
 use runtime::shutdown::Shutdown;
 use storage::{Claim, NewTask, PieceOrigin, Store};
@@ -173,7 +173,7 @@ async fn any_wants_are_answered_once_each_with_what_is_here_and_the_latest_holds
         for (pieces, part) in &wants {
             herald.hear(HeraldEvent::Wants {
                 token,
-                pieces: pieces.clone(),
+                pieces: pieces_of(&geometry, pieces),
                 part: *part,
             });
             herald.decide();
@@ -229,7 +229,7 @@ async fn wants_of_nobody_and_of_the_child_of_a_plain_host_change_nothing() {
         let (mut herald, token, mut told) = host.herald();
         herald.hear(HeraldEvent::Wants {
             token: if nobody { token + 1 } else { token },
-            pieces: vec![0, 0, 3, 17, u32::MAX],
+            pieces: pieces_of(&host.links.geometry, &[0, 0, 3, 17, u32::MAX]),
             part: true,
         });
         herald.flush();
