@@ -1,7 +1,7 @@
 //! Content that the kernel copies by itself, from the page cache to the client's socket.
 //!
-//! The HTTP library takes bytes in memory and hands them to the connection. A [`Window`] is such bytes: a mapping of a part of the
-//! content file. The connection ([`super::watch::Watched`]) recognises it by its address and has the kernel send that part of the file
+//! The HTTP library takes bytes in memory and hands them to the connection. A window is such bytes: a mapping of a part of the
+//! content file. The connection (`watch`) recognises it by its address and has the kernel send that part of the file
 //! (`sendfile`), so the mapping itself is never touched: it is the name of the bytes. If somebody touches it all the same, they are the right
 //! bytes, at the usual price.
 //!
