@@ -10,6 +10,7 @@ import threading
 
 from .support import MIB, SystemTest, wait_until
 
+from harness import Origin
 from harness.cluster import sha256
 from harness.process import free_port
 
@@ -166,6 +167,25 @@ class ProxyEdge(SystemTest):
         got = friend.dfget(f"{origin.tls_url}/f", out)
         self.assertEqual(got.code, 0, got.stderr)
         self.assertEqual(sha256(out), sha256(source))
+
+    def test_http2_towards_an_origin(self):
+        """What is passed on takes HTTP/2 where the origin has it; what is read into the swarm takes a connection for each range."""
+        authority, ip = self.cluster.authority(), self.cluster.ip()
+        port = free_port(ip)
+        extra = f"listen {ip}:{port} ssl http2; location /f {{ add_header X-Spoken $server_protocol; }}"
+        origin = Origin(self.cluster.folder / "http2", ip, authority=authority, extra=extra)
+        self.cluster.processes.append(origin.process)
+        source = origin.file("f", 3 * MIB)
+        trusted = f"backend:\n  upstreams:\n    - host: '{ip}'\n      caCert: {authority.cert}\n"
+        daemon = self.cluster.daemon("known", extra=trusted).ready()
+        mirror = ("-H", f"X-Dragonfly-Registry: https://{ip}:{port}")
+        told = curl("-D", "-", "-o", "/dev/null", *mirror, f"{daemon.proxy_url}/f").stdout
+        self.assertIn("x-spoken: http/2.0", told.lower())
+        for _ in range(3):
+            self.fetch(f"{daemon.proxy_url}/f", source, *mirror)
+        out = self.output(daemon)
+        got = daemon.dfget(f"https://{ip}:{port}/f", out)
+        self.assertEqual((got.code, sha256(out)), (0, sha256(source)), got.stderr)
 
     def test_through_proxies_of_upstreams(self):
         authority = self.cluster.authority()
