@@ -105,7 +105,7 @@ impl Errand {
             Ok(Lookup::Missing) => false,
             Ok(Lookup::Arriving(view)) => {
                 let from = self.offset.saturating_sub(NEAR);
-                from > 0 && view.ready(from).is_ok_and(|ready| ready > 0)
+                view.ready(from).is_ok_and(|ready| ready > 0)
             }
             // Also one that is only to be verified.
             _ => true,
@@ -216,6 +216,41 @@ impl Lull {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_here_or_about_to_come_is_not_asked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = storage::Options {
+            headroom: 0,
+            ..storage::Options::default()
+        };
+        let store = storage::Store::open(folder.path(), options).unwrap();
+        let geometry = protocol::Geometry::new(1 << 30, 4 << 20).unwrap();
+        let id = "task-of-parts".parse().unwrap();
+        let new = storage::NewTask::new(id, protocol::TaskKind::Standard, "http://o/f", geometry);
+        let task = store.create_task(new).unwrap().task;
+        let piece = PieceNumber(1);
+        let near = |offset| {
+            Errand {
+                piece,
+                offset,
+                length: 1000,
+                holders: Vec::new(),
+            }
+            .is_near(&task)
+        };
+        assert!(!near(0) && !near(3 << 20), "nothing of the piece is here");
+        let storage::Claim::Yours(writer) = task.claim(piece).unwrap() else {
+            panic!("nobody else writes")
+        };
+        assert!(!near(0), "nobody has sent a byte yet");
+        writer.write(0, &vec![1; 200 << 10]).unwrap();
+        // Who reads one part after the other is served by the piece.
+        assert!(near(128 << 10) && near(1 << 20));
+        assert!(!near(3 << 20), "far behind what has come");
+        writer.write(200 << 10, &vec![1; 2 << 20]).unwrap();
+        assert!(near(3 << 20));
+    }
 
     #[test]
     fn pieces_wait_for_readers_of_parts_but_not_for_ever() {
