@@ -75,6 +75,10 @@ pub(super) async fn read(
     let mut bytes = BytesMut::new();
     while let Some(chunk) = answer.body.next().await {
         bytes.extend_from_slice(&chunk?);
+        // More than it said: it is no longer believed.
+        if bytes.len() as u64 > length {
+            break;
+        }
     }
     let content = Read {
         bytes: bytes.freeze(),

@@ -41,8 +41,6 @@ pub enum Run {
         length: u64,
         /// They are of whole pieces: nobody writes to them any more.
         checked: bool,
-        /// The rest of the wanted bytes is there and checked: no further call has to wait.
-        to_the_end: bool,
     },
     /// All bytes that are still wanted. They are not in the file.
     Express(Bytes),
@@ -177,7 +175,6 @@ impl Reader {
             offset: self.at,
             length: end - self.at,
             checked,
-            to_the_end: self.to_the_end,
         }
     }
 

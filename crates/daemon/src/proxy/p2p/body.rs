@@ -121,7 +121,6 @@ impl Portions {
                 offset,
                 length,
                 checked,
-                ..
             }) => {
                 let windows = self.windows.as_ref().filter(|_| checked);
                 if let Some(bytes) = windows.and_then(|it| it.open(&self.file, offset, length)) {
