@@ -1,7 +1,9 @@
 """One started program: its log, its CPU and memory, and its certain end."""
 
 import ctypes
+import errno
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -30,10 +32,21 @@ def wait_until(condition, seconds: float, what: str):
 
 
 def free_port(ip: str) -> int:
-    """A port of `ip` that nobody listens on, also not on all addresses at once."""
-    with socket.socket() as probe:
-        probe.bind((ip, 0))
-        return probe.getsockname()[1]
+    """A port of `ip` that nobody listens on, also not on all addresses at once.
+
+    It is none of those that the kernel gives to connections and to port 0, so nothing takes it until it is bound.
+    """
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for port in random.sample(range(10_000, max(lowest, 20_000)), 1000):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((ip, port))
+                return port
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+    raise AssertionError(f"no free port on {ip}")
 
 
 def _cpu_seconds(pid: str) -> float:

@@ -17,6 +17,9 @@ import time
 import urllib.request
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from harness.process import free_port  # noqa: E402
+
 BUCKET = "models"
 OBJECTS = {
     "dir/plain.bin": 300_000,
@@ -34,12 +37,6 @@ ODDER = {"dir/double//slash": 12, "dir/ends with space ": 8}
 def content(key: str, length: int) -> bytes:
     text = key.encode()
     return (text * (length // len(text) + 1))[:length]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def wait_until(ready, seconds: float = 60.0):
@@ -93,7 +90,7 @@ def gcs() -> dict:
     """An emulator of the JSON API, which asks for no credentials."""
     from gcp_storage_emulator.server import create_server
 
-    port = free_port()
+    port = free_port("127.0.0.1")
     server = create_server("127.0.0.1", port, in_memory=True, default_bucket=BUCKET)
     server.start()
     endpoint = f"http://127.0.0.1:{port}"
@@ -118,7 +115,7 @@ def azure() -> dict:
     from azure.storage.blob import BlobServiceClient
 
     servers = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dragonfly-tests/node-servers"
-    port = free_port()
+    port = free_port("127.0.0.1")
     # The account that azurite is documented to have.
     account = "devstoreaccount1"
     key = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="

@@ -1,11 +1,11 @@
 //! A real cluster on this machine: a manager, a scheduler, a seed peer and some peers, each a process of its own.
 //!
 //! Every host has a loopback address of its own, as hosts have in a real network, and free ports on it, so that a demo
-//! disturbs nothing that runs already. They are started in the order in which they need each other, and each step waits
+//! disturbs nothing that runs already (see [`super::net`]). They are started in the order in which they need each other, and each step waits
 //! until the last one can be seen from outside.
 
 use std::future::Future;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use runtime::grpc::{self, ClientOptions, DialError};
 use tonic::transport::Channel;
 
 use super::fleet::{Fleet, Rank};
+use super::net::{Net, free_ports};
 
 /// How long one step of the start may take. A healthy one takes tenths of a second, a busy machine some seconds.
 const STEP_WAIT: Duration = Duration::from_secs(30);
@@ -39,6 +40,8 @@ pub(super) struct Programs {
 pub(super) struct Cluster {
     pub(super) seed: Host,
     pub(super) peers: Vec<Host>,
+    /// Nobody else's as long as the cluster runs.
+    _net: Net,
 }
 
 /// One daemon and how to reach it.
@@ -64,8 +67,10 @@ pub(super) enum StartError {
         path: PathBuf,
         error: std::io::Error,
     },
+    #[error("no loopback network for the demo: {0}")]
+    Net(std::io::Error),
     #[error("no free port on {ip}: {error}")]
-    Port { ip: IpAddr, error: std::io::Error },
+    Port { ip: Ipv4Addr, error: std::io::Error },
     #[error(transparent)]
     Dial(#[from] DialError),
     #[error("{name} ended ({status}) while it was starting; its last words:\n{}", indented(.output))]
@@ -118,25 +123,20 @@ impl Cluster {
         folder: &Path,
         peer_count: u8,
     ) -> Result<Self, StartError> {
+        let net = Net::claim().map_err(StartError::Net)?;
         let start = Start { programs, folder };
-        let manager = start.manager(fleet).await?;
-        let scheduler = start.scheduler(fleet, manager).await?;
-        let seed = start.daemon(
-            fleet,
-            manager,
-            "seed",
-            Ipv4Addr::new(127, 0, 0, 2),
-            Role::Seed,
-        )?;
+        let manager = start.manager(fleet, net.services()).await?;
+        let scheduler = start.scheduler(fleet, net.services(), manager).await?;
+        let seed = start.daemon(fleet, manager, "seed", net.seed(), Role::Seed)?;
         let mut peers = Vec::new();
         for number in 1..=peer_count {
-            // 127.0.0.11 is peer-1.
-            let ip = Ipv4Addr::new(127, 0, 0, 10 + number);
-            peers.push(start.daemon(fleet, manager, &format!("peer-{number}"), ip, Role::Peer)?);
+            let name = format!("peer-{number}");
+            peers.push(start.daemon(fleet, manager, &name, net.peer(number), Role::Peer)?);
         }
         let cluster = Self {
             seed: seed.0,
             peers: peers.iter().map(|(host, _)| host.clone()).collect(),
+            _net: net,
         };
         for (host, member) in
             std::iter::once((&cluster.seed, seed.1)).chain(peers.iter().map(|(h, m)| (h, *m)))
@@ -174,8 +174,8 @@ enum Role {
 }
 
 impl Start<'_> {
-    async fn manager(&self, fleet: &mut Fleet) -> Result<SocketAddr, StartError> {
-        let [grpc, rest] = free_ports(LOCALHOST)?;
+    async fn manager(&self, fleet: &mut Fleet, ip: Ipv4Addr) -> Result<SocketAddr, StartError> {
+        let [grpc, rest] = ports(ip)?;
         let config = format!(
             "server:\n  grpc:\n    listenIP: {ip}\n    advertiseIP: {ip}\n    port: {{start: {grpc_port}}}\n  rest:\n    addr: {rest}\n\
              database:\n  url: sqlite://{folder}/manager.db\n",
@@ -191,9 +191,10 @@ impl Start<'_> {
     async fn scheduler(
         &self,
         fleet: &mut Fleet,
+        ip: Ipv4Addr,
         manager: SocketAddr,
     ) -> Result<SocketAddr, StartError> {
-        let [grpc] = free_ports(LOCALHOST)?;
+        let [grpc] = ports(ip)?;
         let config = format!(
             "server:\n  listenIP: {ip}\n  advertiseIP: {ip}\n  port: {port}\n  host: scheduler\n  dataDir: {folder}/scheduler\n\
              manager:\n  addr: {manager}\n",
@@ -224,7 +225,7 @@ impl Start<'_> {
     ) -> Result<(Host, usize), StartError> {
         let folder = self.folder.join(name);
         make_folder(&folder)?;
-        let [upload, metrics, health, stats, proxy, tcp, quic] = free_ports(ip.into())?;
+        let [upload, metrics, health, stats, proxy, tcp, quic] = ports(ip)?;
         let socket = folder.join("dfdaemon.sock");
         let listen = |address: SocketAddr| {
             format!(
@@ -308,19 +309,8 @@ impl Start<'_> {
     }
 }
 
-const LOCALHOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
-
-/// Ports on `ip` that nobody listens on at this moment. All are held until all are found, so that they differ.
-fn free_ports<const COUNT: usize>(ip: IpAddr) -> Result<[SocketAddr; COUNT], StartError> {
-    let error = |error| StartError::Port { ip, error };
-    let mut held = Vec::with_capacity(COUNT);
-    let mut addresses = [SocketAddr::new(ip, 0); COUNT];
-    for address in &mut addresses {
-        let listener = TcpListener::bind(*address).map_err(error)?;
-        *address = listener.local_addr().map_err(error)?;
-        held.push(listener);
-    }
-    Ok(addresses)
+fn ports<const COUNT: usize>(ip: Ipv4Addr) -> Result<[SocketAddr; COUNT], StartError> {
+    free_ports(ip).map_err(|error| StartError::Port { ip, error })
 }
 
 fn make_folder(path: &Path) -> Result<(), StartError> {
@@ -353,7 +343,7 @@ async fn lists_scheduler(channel: Channel) -> bool {
     let request = ListSchedulersRequest {
         source_type: SourceType::PeerSource.into(),
         hostname: "demo".to_owned(),
-        ip: LOCALHOST.to_string(),
+        ip: Ipv4Addr::LOCALHOST.to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ..Default::default()
     };
@@ -419,7 +409,7 @@ mod tests {
 
     #[test]
     fn a_peer_id_names_its_host() {
-        let any = SocketAddr::new(LOCALHOST, 1);
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
         let host = |name: &str| Host {
             name: name.to_owned(),
             ip: "127.0.0.11".parse().unwrap(),
@@ -429,12 +419,6 @@ mod tests {
         };
         let id = "127.0.0.11-peer-1-3f0c1f1e-6c1b-4c83-9f55-3f0a6a7f8c21";
         assert!(host("peer-1").owns_peer(id) && !host("peer-11").owns_peer(id));
-    }
-
-    #[test]
-    fn ports_are_free_and_different() {
-        let [a, b] = free_ports(LOCALHOST).unwrap();
-        assert!(a.port() > 0 && a != b);
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod cluster;
 mod content;
 mod fleet;
 mod folder;
+mod net;
 mod origin;
 mod progress;
 mod scrape;

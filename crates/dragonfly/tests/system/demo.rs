@@ -107,13 +107,9 @@ fn no_process_survives_kill_9_and_the_next_demo_removes_the_files() {
 
 #[test]
 fn a_url_that_nobody_serves_fails_and_says_why() {
-    // A port that was free a moment ago, on an address that nothing else uses.
-    let free = std::net::TcpListener::bind("127.0.0.3:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    let url = format!("http://{free}/file");
-    let mut run = Run::start(&["demo", "--once", "--json", "--url", &url, "--peers", "1"]);
+    // Nobody listens on port 1 (tcpmux).
+    let url = "http://127.0.0.3:1/file";
+    let mut run = Run::start(&["demo", "--once", "--json", "--url", url, "--peers", "1"]);
     let json = run.rest();
     assert_eq!(run.wait().code(), Some(1), "{json}");
     let summary: Value = serde_json::from_str(&json).unwrap();
