@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::proto::{Drop as DropFrame, Have, frame::Kind};
-use super::{Link, TaskLinks};
+use super::{Link, NUMBERS_MAX, TaskLinks};
 
 /// News are gathered for so long before they are told.
 const GATHER: Duration = Duration::from_millis(5);
@@ -390,8 +390,10 @@ impl Herald {
         if !gone.is_empty() {
             for child in self.children.values() {
                 if let Child::Mesh { link, .. } = child {
-                    let pieces = gone.clone();
-                    link.send(Kind::Drop(DropFrame { pieces }));
+                    for pieces in gone.chunks(NUMBERS_MAX) {
+                        let pieces = pieces.to_vec();
+                        link.send(Kind::Drop(DropFrame { pieces }));
+                    }
                 }
             }
         }
@@ -483,7 +485,7 @@ impl Herald {
         for (&id, child) in &mut self.children {
             match child {
                 Child::Mesh { link, news, .. } => {
-                    if let Some(have) = news.take(task) {
+                    while let Some(have) = news.take(task) {
                         link.send(Kind::Have(have));
                     }
                 }
@@ -531,22 +533,22 @@ fn tell(child: &mut Child, piece: PieceNumber) {
 }
 
 impl News {
-    /// The frame that tells all of it, if there is any.
+    /// A frame that tells as much of it as fits, if there is any.
     fn take(&mut self, task: &storage::Task) -> Option<Have> {
         if self.arriving.is_empty() && self.held.is_empty() && self.digests.is_empty() {
             return None;
         }
         let mut have = Have {
-            arriving: std::mem::take(&mut self.arriving),
+            arriving: front(&mut self.arriving),
             ..Have::default()
         };
-        for piece in self.held.drain(..) {
+        for piece in front(&mut self.held) {
             if let Some(record) = task.piece_record(piece) {
                 have.held.push(piece.0);
                 have.held_crc32.push(record.crc32.0);
             }
         }
-        for piece in self.digests.drain(..) {
+        for piece in front(&mut self.digests) {
             if let Some(record) = task.piece_record(piece) {
                 have.known.push(piece.0);
                 have.known_crc32.push(record.crc32.0);
@@ -554,6 +556,12 @@ impl News {
         }
         Some(have)
     }
+}
+
+/// Takes the first items of a list, as many as a frame can have.
+fn front<T>(list: &mut Vec<T>) -> Vec<T> {
+    let rest = list.split_off(list.len().min(NUMBERS_MAX));
+    std::mem::replace(list, rest)
 }
 
 #[cfg(test)]

@@ -40,6 +40,10 @@ use tokio_util::sync::CancellationToken;
 /// Frames that may wait for one link. A link that does not drain them is cut: the other side is frozen or gone.
 pub(crate) const FRAMES_LEN: usize = 256;
 
+/// Numbers in one list of a frame. With three lists and their digests it takes 3 MiB at most, and gRPC messages have 4; the
+/// largest task that there can be ([`Geometry::PIECES_MAX`](protocol::Geometry::PIECES_MAX)) is told in 32 frames.
+pub(crate) const NUMBERS_MAX: usize = 1 << 17;
+
 /// One established link of one task.
 #[derive(Debug)]
 pub struct Link {
@@ -68,9 +72,12 @@ impl Link {
         self.send(proto::frame::Kind::Decline(proto::Decline {}));
     }
 
-    /// Says what is wanted of this host, if it is one that does not show everything to everybody.
-    pub(crate) fn want(&self, pieces: Vec<u32>, part: bool) {
+    /// Says what is wanted of this host, if it is one that does not show everything to everybody. Of more pieces than a
+    /// frame can list the rest is waited for like anything else that is dealt out.
+    pub(crate) fn want(&self, mut pieces: Vec<u32>, part: bool) {
         if self.seed {
+            let part = part && pieces.len() <= NUMBERS_MAX;
+            pieces.truncate(NUMBERS_MAX);
             self.send(proto::frame::Kind::Want(proto::Want { pieces, part }));
         }
     }

@@ -238,6 +238,32 @@ async fn wants_of_nobody_and_of_the_child_of_a_plain_host_change_nothing() {
     }
 }
 
+#[tokio::test]
+async fn news_of_millions_are_told_in_messages_that_grpc_takes() {
+    let host = Host::new(HostRole::Normal);
+    let arriving: Vec<u32> = (u32::MAX - 900_000..u32::MAX).collect();
+    let pieces: Vec<PieceNumber> = HELD.map(PieceNumber).repeat(200_000);
+    let mut news = News {
+        arriving: arriving.clone(),
+        held: pieces.clone(),
+        digests: pieces[1..].to_vec(),
+    };
+    let mut told = Have::default();
+    while let Some(have) = news.take(&host.links.task) {
+        // The limit of tonic, and of every other gRPC: 4 MiB.
+        assert!(prost::Message::encoded_len(&have) < 4 << 20);
+        told.arriving.extend(have.arriving);
+        told.held.extend(have.held);
+        told.held_crc32.extend(have.held_crc32);
+        told.known.extend(have.known);
+        told.known_crc32.extend(have.known_crc32);
+    }
+    assert!(told.arriving == arriving);
+    assert!(told.held.iter().eq(pieces.iter().map(|piece| &piece.0)));
+    assert!(told.known == told.held[1..] && told.known_crc32 == told.held_crc32[1..]);
+    host.hub.close().await;
+}
+
 /// The child's end of a link over a real connection.
 struct Dialled {
     frames: mpsc::Sender<Frame>,
