@@ -18,10 +18,10 @@ TEST_PACKAGES=(
   nginx-light postgresql mariadb-server
   xfsprogs e2fsprogs util-linux iproute2 procps
   curl openssl python3 zstd
-  containerd runc docker-registry skopeo umoci podman
+  containerd runc docker-registry skopeo umoci podman docker.io
   python3-venv git git-lfs dnf createrepo-c apt-utils dpkg-dev rpm maven default-jdk-headless
 )
-SERVICES=(nginx postgresql mariadb containerd docker-registry podman)
+SERVICES=(nginx postgresql mariadb containerd docker-registry podman docker)
 HUGGINGFACE_HUB_VERSION=2.4.0
 CARGO_DENY_VERSION=0.20.2
 CARGO_FUZZ_VERSION=0.13.2
@@ -72,7 +72,11 @@ release_services() {
 disable_service() {
   [ -e "/etc/init.d/$1" ] || return 0
   as_root update-rc.d "$1" disable >&2 || true
-  if [ -d /run/systemd/system ]; then as_root systemctl disable --quiet "$1" >&2 || true; fi
+  # A socket unit would start it at the first connection.
+  if command -v systemctl >/dev/null; then
+    as_root systemctl disable --quiet "$1.service" >&2 || true
+    as_root systemctl disable --quiet "$1.socket" 2>/dev/null || true
+  fi
 }
 
 check_rust() {

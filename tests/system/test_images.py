@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import threading
 
@@ -237,18 +238,23 @@ class OtherClients(ImageTest):
         self.run_with_conf(*podman, "pull", "--quiet", self.reference)
 
 
-class Setup(ImageTest):
-    """dfinit on a host as it comes from the package: containerd at its usual places, and not a word about registries."""
+class HostTest(ImageTest):
+    """dfinit on a host as it comes from the package: a runtime at its usual places, and not a word about registries."""
+
+    # What takes the host's usual places, the command that runs there, and the socket by which it is seen to serve.
+    PLACES: str
+    COMMAND: str
+    SOCKET: str
+    # The configuration before dfinit comes, if there is one.
+    CONFIG: str
+    BEFORE: str | None = None
 
     SUPERVISOR = """#!/bin/sh
-# Runs containerd with the host's usual places, and again when it ends, as a service manager does.
-mount --bind {folder}/etc /etc/containerd
-mount -t tmpfs -o mode=755 host /run
-mkdir /run/containerd
-mount --bind {folder}/run /run/containerd
+# Runs the runtime, and again when it ends, as a service manager does.
+{places}
 trap 'kill $child; wait $child; exit 0' TERM
 while :; do
-  containerd --log-level info &
+  {command} &
   child=$!
   echo $child > {folder}/pid
   wait $child
@@ -259,26 +265,29 @@ done
     def setUp(self) -> None:
         super().setUp()
         self.folder = self.cluster.folder / "host"
-        for name in ("etc", "run", "images"):
+        for name in ("etc", "run"):
             (self.folder / name).mkdir(parents=True)
-        self.config = self.folder / "etc" / "config.toml"
-        self.before = f"""# A host of a test.
-version = 2
-root = "{self.folder}/root"
-state = "{self.folder}/state"
-
-[plugins]
-  [plugins."io.containerd.grpc.v1.cri"]
-    stream_server_port = "0" # any
-  [plugins."io.containerd.internal.v1.opt"]
-    path = "{self.folder}/opt"
-"""
-        self.config.write_text(self.before)
+        self.config = self.folder / "etc" / self.CONFIG
+        if self.BEFORE is not None:
+            self.config.write_text(self.BEFORE.format(folder=self.folder))
+        self.before = self.tree()
         supervisor = self.folder / "supervise"
-        supervisor.write_text(self.SUPERVISOR.format(folder=self.folder))
+        supervisor.write_text(self.SUPERVISOR.format(folder=self.folder, places=self.PLACES.format(folder=self.folder),
+                                                     command=self.COMMAND.format(folder=self.folder)))
         self.host = Process("supervisor", ["unshare", "-m", "sh", supervisor], self.folder / "supervisor.log")
         self.cluster.processes.append(self.host)
-        wait_until(lambda: (self.folder / "run" / "containerd.sock").exists(), 30, "containerd serves")
+        self.restart = (f"old=$(cat {self.folder}/pid); kill $old; while kill -0 $old 2>/dev/null; do sleep 0.05; done; "
+                        f"while [ $(cat {self.folder}/pid) = $old ]; do sleep 0.05; done")
+        wait_until(self.serves, 60, f"{self.COMMAND.split()[0]} serves")
+
+    def serves(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.folder / "run" / self.SOCKET)) == 0
+
+    def tree(self) -> dict[str, str]:
+        """The files of the runtime's configuration folder, apart from keys that it makes for itself."""
+        folder = self.folder / "etc"
+        return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file() and path.name != "key.json"}
 
     def dfinit(self, *words, code: int = 0) -> dict:
         """Runs dfinit where this host's files are at their usual places."""
@@ -293,44 +302,122 @@ state = "{self.folder}/state"
         log = self.folder / "restarts"
         return len(log.read_text().splitlines()) if log.exists() else 0
 
-    def test_from_nothing_to_a_proof_and_back(self):
-        registry = self.cluster.registry(authority=self.cluster.authority())
-        reference = self.images.push(self.small_image(), registry, "team/app")
+    def daemon_for(self, registry: Registry, **options):
         scheduler = self.cluster.scheduler()
-        upstreams = f"backend:\n  upstreams:\n  - host: {registry.host}\n    caCert: {registry.authority.cert}\n"
-        daemon = self.cluster.daemon("daemon", schedulers=[scheduler], extra=upstreams, proxy=RULES)
+        daemon = self.cluster.daemon("daemon", schedulers=[scheduler], **options)
         self.known(scheduler, [daemon])
-        (self.folder / "dfinit.yaml").write_text(f"proxy:\n  addr: {daemon.proxy_url}\n")
+        return daemon
 
+    def check_from_nothing_to_a_proof_and_back(self, daemon, reference: str) -> None:
+        """`dfinit.yaml` is written; `reference` is an image that the runtime can pull through the daemon only as dfinit sets it up."""
         told = self.dfinit("--dry-run")
-        containerd = next(runtime for runtime in told["runtimes"] if runtime["kind"] == "containerd")
-        self.assertRegex(containerd["version"], r"^\d+\.\d+\.\d+$")
-        self.assertEqual(self.config.read_text(), self.before)
+        self.assertRegex(told["runtimes"][0]["version"], r"^\d+\.\d+\.\d+$")
+        self.assertEqual(self.tree(), self.before)
 
-        # Files only: a sign is left that a restart is due, and the probe says what is missing.
+        # Files only: a sign is left that a restart is due.
         told = self.dfinit()
         self.assertEqual([restart["done"] for restart in told["restarts"]], [False])
         self.assertTrue((self.folder / "restart-required").exists())
-        self.assertIn("# any", self.config.read_text())
+        self.assertNotEqual(self.tree(), self.before)
 
-        restart = f"old=$(cat {self.folder}/pid); kill $old; while kill -0 $old 2>/dev/null; do sleep 0.05; done"
-        told = self.dfinit("--restart", "--restart-command", restart, "--probe", reference)
+        told = self.dfinit("--restart", "--restart-command", self.restart, "--probe", reference)
         self.assertEqual(self.restarts(), 1)
         self.assertFalse((self.folder / "restart-required").exists())
         self.assertGreater(told["probes"][0]["requests"], 0)
 
         # Again: nothing to change, nothing to restart, and the proof holds.
-        told = self.dfinit("--restart", "--restart-command", restart, "--probe", reference)
+        told = self.dfinit("--restart", "--restart-command", self.restart, "--probe", reference)
         self.assertEqual((told["changed"], told["restarts"], self.restarts()), ([], [], 1))
         self.assertGreater(told["probes"][0]["requests"], 0)
 
+    def check_undone(self, restarts: int) -> None:
+        self.dfinit("undo", "--restart", "--restart-command", self.restart)
+        self.assertEqual(self.tree(), self.before)
+        self.assertEqual(self.restarts(), restarts)
+        self.assertFalse((self.folder / "dfinit-state").exists())
+
+
+class ContainerdHost(HostTest):
+    PLACES = """mount --bind {folder}/etc /etc/containerd
+mount -t tmpfs -o mode=755 host /run
+mkdir /run/containerd
+mount --bind {folder}/run /run/containerd"""
+    COMMAND = "containerd --log-level info"
+    SOCKET = "containerd.sock"
+    CONFIG = "config.toml"
+    BEFORE = """# A host of a test.
+version = 2
+root = "{folder}/root"
+state = "{folder}/state"
+
+[plugins]
+  [plugins."io.containerd.grpc.v1.cri"]
+    stream_server_port = "0" # any
+  [plugins."io.containerd.internal.v1.opt"]
+    path = "{folder}/opt"
+"""
+
+    def test_from_nothing_to_a_proof_and_back(self):
+        registry = self.cluster.registry(authority=self.cluster.authority())
+        reference = self.images.push(self.small_image(), registry, "team/app")
+        upstreams = f"backend:\n  upstreams:\n  - host: {registry.host}\n    caCert: {registry.authority.cert}\n"
+        daemon = self.daemon_for(registry, extra=upstreams, proxy=RULES)
+        # Its metrics are found beside the proxy.
+        (self.folder / "dfinit.yaml").write_text(f"proxy:\n  addr: {daemon.proxy_url}\ncontainerRuntime:\n  containerd: {{}}\n")
+        self.check_from_nothing_to_a_proof_and_back(daemon, reference)
+        self.assertIn("# any", self.config.read_text())
         # A daemon that does not answer is found out.
         daemon.stop()
         told = self.dfinit("--probe", reference, code=1)
         self.assertIn("metrics", told["error"])
+        self.check_undone(restarts=2)
 
-        self.dfinit("undo", "--restart", "--restart-command", restart)
-        self.assertEqual(self.config.read_text(), self.before)
-        self.assertEqual([path.name for path in (self.folder / "etc").iterdir()], ["config.toml"])
-        self.assertEqual(self.restarts(), 2)
-        self.assertFalse((self.folder / "dfinit-state").exists())
+
+class DockerHost(HostTest):
+    """The Docker engine, which knows nothing of the registry but that it is Docker Hub's mirror."""
+
+    # No bridge and no packet filter: the network of this machine is left alone, and containers are not run.
+    PLACES = """mount --bind {folder}/etc /etc/docker
+mount -t tmpfs -o mode=755 host /run
+mount --bind {folder}/run /run"""
+    COMMAND = ("dockerd --data-root {folder}/root --storage-driver vfs --bridge none --iptables=false --ip6tables=false "
+               "--ip-forward=false --userland-proxy=false")
+    SOCKET = "docker.sock"
+    CONFIG = "daemon.json"
+    BEFORE = '{{\n    "log-driver": "json-file",\n    "shutdown-timeout": 1\n}}\n'
+
+    def docker(self, *words, code: int = 0) -> subprocess.CompletedProcess:
+        done = subprocess.run(["docker", "-H", f"unix://{self.folder}/run/docker.sock", *words], capture_output=True, text=True, timeout=PULL)
+        self.assertEqual(done.returncode, code, done.stdout + done.stderr)
+        return done
+
+    def setup_text(self, daemon, mode: str) -> None:
+        (self.folder / "dfinit.yaml").write_text(f"proxy:\n  addr: {daemon.proxy_url}\ncontainerRuntime:\n  docker:\n    mode: {mode}\n")
+
+    def test_a_mirror_of_docker_hub_from_nothing_to_a_proof_and_back(self):
+        # It stands in for Docker Hub: the image is pulled by a name without a registry.
+        registry = self.cluster.registry()
+        # Debian's engine does not know zstd.
+        image = self.images.image([self.images.layer({"hello": self.hello}), self.images.layer({"random": 9 * MIB}, "stored")])
+        self.images.push(image, registry, "team/app")
+        daemon = self.daemon_for(registry, proxy=f"registryMirror:\n  addr: {registry.url}\n{RULES}")
+        self.setup_text(daemon, "mirror")
+        self.check_from_nothing_to_a_proof_and_back(daemon, "team/app:latest")
+        self.assertIn('    "log-driver": "json-file"', self.config.read_text())
+        self.assert_each_blob_left_once(registry, image)
+        found = json.loads(self.docker("image", "inspect", "team/app:latest").stdout)
+        self.assertEqual(found[0]["Config"]["Cmd"], ["/hello"])
+        # All of it is in the swarm: the registry is not needed any more.
+        registry.stop()
+        self.docker("rmi", "team/app:latest")
+        self.docker("pull", "team/app:latest")
+        self.check_undone(restarts=2)
+
+    def test_proxies_are_refused_for_an_engine_that_would_not_start_with_them(self):
+        daemon = self.daemon_for(None)
+        self.setup_text(daemon, "proxies")
+        version = self.docker("version", "--format", "{{.Server.Version}}").stdout
+        self.assertLess(int(version.split(".")[0]), 23, "this engine knows proxies: test that it goes through them")
+        told = self.dfinit(code=1)
+        self.assertIn("mode: mirror", told["error"])
+        self.assertEqual(self.tree(), self.before)

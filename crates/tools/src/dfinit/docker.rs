@@ -9,6 +9,10 @@ use serde_json::{Map, Value, json};
 use super::config::{DockerConfig, DockerMode};
 use super::detect::Runtime;
 use super::plan::{self, Edit, Plan, Refusal, Unclear};
+use super::version::Version;
+
+/// The first version that reads `proxies` from `daemon.json` (release notes of Docker Engine 23.0).
+const PROXIES_SINCE: u32 = 23;
 
 pub(super) fn plan(
     runtime: &Runtime,
@@ -17,6 +21,9 @@ pub(super) fn plan(
     wrote_before: bool,
 ) -> Result<Plan, Refusal> {
     let path = &runtime.config;
+    if settings.mode == DockerMode::Proxies {
+        knows_proxies(runtime.version).map_err(|unclear| unclear.at(path))?;
+    }
     let before = plan::read(path)?;
     let after = edit(before.as_deref(), settings.mode, proxy, wrote_before)
         .map_err(|unclear| unclear.at(path))?;
@@ -38,6 +45,19 @@ pub(super) fn plan(
         }],
         notes: vec![note.to_owned()],
     })
+}
+
+/// Older engines do not start with a key in `daemon.json` that they do not know. Where the version is not known, it is one of today's.
+fn knows_proxies(version: Option<Version>) -> Result<(), Unclear> {
+    match version {
+        Some(version) if version.major < PROXIES_SINCE => Err(Unclear::new(
+            format!(
+                "Docker {version} would not start with proxies in it, {PROXIES_SINCE}.0 and later do"
+            ),
+            "use mode: mirror, or update Docker",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The text that `daemon.json` shall have. `wrote_before`: an earlier run has edited it, so that a proxy that it names is ours.

@@ -55,6 +55,18 @@ fn the_proxy_of_somebody_else_is_not_replaced() {
 }
 
 #[test]
+fn an_engine_that_would_not_start_with_proxies_gets_none() {
+    for (told, knows) in [
+        ("Docker version 20.10.24+dfsg1, build 297e128", false),
+        ("Docker version 23.0.0, build e92dd87", true),
+        ("no version", true),
+    ] {
+        let version = Version::find(told);
+        assert_eq!(knows_proxies(version).is_ok(), knows, "{told}");
+    }
+}
+
+#[test]
 fn what_is_not_a_configuration_is_refused() {
     for text in ["[]", "{", "{\"proxies\": 1}", "// comment\n{}"] {
         assert!(
