@@ -8,9 +8,9 @@ import socket
 import subprocess
 import threading
 
-from .support import MIB, SystemTest, wait_until
+from .support import MIB, SystemTest, needs_root, wait_until
 
-from harness import Origin
+from harness import Origin, Process
 from harness.cluster import sha256
 from harness.process import free_port
 
@@ -145,6 +145,50 @@ class ProxyEdge(SystemTest):
         self.assertIn("dfctl ca install", done.stdout)
         self.assertEqual(dfctl("install", "--remove", "--to", folder).returncode, 0)
         self.assertFalse(installed.exists())
+
+    @needs_root("a mount namespace")
+    def test_the_trust_store_of_the_system_takes_the_ca_and_gives_it_back(self):
+        authority = self.cluster.authority()
+        origin = self.cluster.origin(authority=authority)
+        upstream = f"backend:\n  upstreams:\n    - host: {origin.ip}\n      caCert: {authority.cert}\n"
+        daemon = self.cluster.daemon("edge", proxy=f"interceptHosts: ['{origin.ip}']\n", extra=upstream).ready()
+        source = origin.file("f", MIB)
+        # This machine's store, of which only what is written stays here.
+        mounts = ""
+        for number, folder in enumerate(("/etc/ssl", "/usr/local/share/ca-certificates")):
+            upper, work = (self.cluster.folder / f"{name}{number}" for name in ("upper", "work"))
+            upper.mkdir()
+            work.mkdir()
+            mounts += f"mount -t overlay -o lowerdir={folder},upperdir={upper},workdir={work} overlay {folder} || exit 1; "
+        ready = self.cluster.folder / "mounted"
+        host = Process("store", ["unshare", "-m", "sh", "-c", f"{mounts} touch {ready}; exec sleep 600"], self.cluster.folder / "store.log")
+        self.cluster.processes.append(host)
+        wait_until(lambda: ready.exists() or not host.running, 20, "the store is mounted")
+
+        def there(*words) -> subprocess.CompletedProcess:
+            argv = ["nsenter", "-m", "-t", host.pid, *words]
+            return subprocess.run([str(word) for word in argv], capture_output=True, text=True, timeout=120)
+
+        def dfctl(*words) -> subprocess.CompletedProcess:
+            return there(daemon.flavour.program("dfctl"), "ca", *words)
+
+        def client() -> subprocess.CompletedProcess:
+            return there("curl", "-fsS", "--max-time", "30", "-o", self.cluster.folder / "got", "-x", daemon.proxy_url, f"{origin.tls_url}/f")
+        verify = ("verify", origin.tls_url.removeprefix("https://"), "--proxy", daemon.proxy_url,
+                  "--ca-cert", daemon.storage / "proxy-ca" / "ca.crt")
+        self.assertEqual((client().returncode, dfctl(*verify).returncode), (60, 1))
+        for expected in ("Trusted from now on", "Trusted already"):
+            done = dfctl("install", "--ca-cert", daemon.storage / "proxy-ca" / "ca.crt")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertIn(expected, done.stdout)
+        done = client()
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(sha256(self.cluster.folder / "got"), sha256(source))
+        done = dfctl(*verify)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        done = dfctl("install", "--remove")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual((client().returncode, dfctl(*verify).returncode), (60, 1))
 
     def test_an_upstream_gets_what_it_needs(self):
         authority = self.cluster.authority()
