@@ -70,6 +70,10 @@ def s3() -> dict:
     policy = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}
     iam.put_user_policy(UserName="reader", PolicyName="read", PolicyDocument=json.dumps(policy))
     key = iam.create_access_key(UserName="reader")["AccessKey"]
+    anybody = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": "*", "Action": "sts:AssumeRole"}]}
+    role = iam.create_role(RoleName="machine", AssumeRolePolicyDocument=json.dumps(anybody))["Role"]
+    iam.put_role_policy(RoleName="machine", PolicyName="read", PolicyDocument=json.dumps(policy))
+    passing = boto3.client("sts", **anyone).assume_role(RoleArn=role["Arn"], RoleSessionName="test")["Credentials"]
     client = boto3.client("s3", **anyone)
     client.create_bucket(Bucket=BUCKET)
     objects = OBJECTS | ODDER
@@ -82,6 +86,7 @@ def s3() -> dict:
         "endpoint": endpoint,
         "key_id": key["AccessKeyId"],
         "key_secret": key["SecretAccessKey"],
+        "role": [passing["AccessKeyId"], passing["SecretAccessKey"], passing["SessionToken"]],
         "objects": objects,
     }
 

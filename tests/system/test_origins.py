@@ -7,14 +7,17 @@ import sys
 import urllib.request
 from pathlib import Path
 
-from harness import Daemon, wait_until
+from harness import Daemon, Origin, wait_until
+from harness.netns import Network
 
-from .support import MIB, QUIET, SystemTest, processes_of
+from .support import MIB, QUIET, SystemTest, needs_root, processes_of
 
 SERVERS = Path(__file__).resolve().parent.parent / "servers"
 EXAMPLE = SERVERS.parent.parent / "examples" / "plugins" / "file-tree.py"
 # Exit codes of dfget, as its help tells them.
 FAILED, ORIGIN = 1, 4
+# Where clouds have the metadata service of a machine.
+METADATA = "169.254.169.254"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dragonfly-tests"
 
 
@@ -23,10 +26,10 @@ def content(text: str, length: int) -> bytes:
     return (text * (length // len(text) + 1))[:length]
 
 
-class Origins(SystemTest):
-    def server(self, python: Path | str, *words: str) -> dict:
+class OriginTest(SystemTest):
+    def server(self, python: Path | str, *words: str, netns: str | None = None) -> dict:
         """Starts a script of tests/servers and returns what it tells when it is ready."""
-        argv = [python, SERVERS / words[0], *words[1:]]
+        argv = [*(("ip", "netns", "exec", netns) if netns else ()), python, SERVERS / words[0], *words[1:]]
         process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
         def stop():
@@ -40,8 +43,12 @@ class Origins(SystemTest):
     def fetch(self, daemon, url: str, *options: str) -> bytes:
         got = daemon.dfget(url, self.output(daemon), *options, seconds=QUIET)
         self.assertEqual(got.code, 0, got.stderr)
-        return got.output.read_bytes()
+        data = got.output.read_bytes()
+        got.output.unlink()
+        return data
 
+
+class Origins(OriginTest):
     def test_a_gated_model_is_read_once_with_the_callers_token(self):
         facts = self.server(sys.executable, "hub.py")
         _seed, *peers = self.swarm(2)
@@ -78,6 +85,70 @@ class Origins(SystemTest):
             self.assertEqual(got, content("dir/plain.bin", 300_000))
         for daemon in (_seed, *peers):
             self.assertNotIn(facts["key_secret"], daemon.process.text())
+
+
+class OwnKeys(OriginTest):
+    """Storages that the caller brings no keys for: those of the daemon count, from wherever the clouds put them."""
+
+    URL = "dir/plain.bin"
+    EXPECTED = content("dir/plain.bin", 300_000)
+
+    def objects(self, kind: str, netns: str | None = None) -> dict:
+        return self.server(CACHE / "python-servers/bin/python", "objects.py", kind, netns=netns)
+
+    def with_environment(self, name: str, netns: str | None = None, **variables) -> Daemon:
+        """A daemon alone, with no more in its environment than that."""
+        prefix = ["env", "-i", f"PATH={os.environ['PATH']}", *(f"{key}={value}" for key, value in variables.items())]
+        return self.cluster.daemon(name, prefix=prefix, netns=netns).ready()
+
+    def test_amazon_environment_and_profile(self):
+        facts = self.objects("s3")
+        options = ["--storage-endpoint", facts["endpoint"], "--storage-region", "us-east-1"]
+        keys = {"AWS_ACCESS_KEY_ID": facts["key_id"], "AWS_SECRET_ACCESS_KEY": facts["key_secret"]}
+        nowhere = {"AWS_EC2_METADATA_DISABLED": "true"}
+        stranger = self.with_environment("stranger", **nowhere)
+        got = stranger.dfget(f"s3://models/{self.URL}", self.output(stranger), *options, seconds=QUIET)
+        self.assertEqual(got.code, ORIGIN, got.stderr)
+        self.assertIn("403", got.stderr)
+        daemon = self.with_environment("environment", **keys, **nowhere)
+        self.assertEqual(self.fetch(daemon, f"s3://models/{self.URL}", *options), self.EXPECTED)
+        home = self.cluster.folder / "home"
+        (home / ".aws").mkdir(parents=True)
+        (home / ".aws" / "credentials").write_text(
+            f"[default]\naws_access_key_id = nobody\naws_secret_access_key = nothing\n"
+            f"[reader]\naws_access_key_id = {facts['key_id']}\naws_secret_access_key = {facts['key_secret']}\n")
+        daemon = self.with_environment("profile", HOME=home, AWS_PROFILE="reader", **nowhere)
+        self.assertEqual(self.fetch(daemon, f"s3://models/{self.URL}", *options), self.EXPECTED)
+        for daemon in self.cluster.daemons:
+            self.assertNotIn(facts["key_secret"], daemon.process.text())
+
+    def test_azure_environment(self):
+        facts = self.objects("azure")
+        options = ["--storage-endpoint", facts["endpoint"]]
+        daemon = self.with_environment("environment", AZBLOB_ACCOUNT_NAME=facts["key_id"], AZBLOB_ACCOUNT_KEY=facts["key_secret"])
+        self.assertEqual(self.fetch(daemon, f"abs://models/{self.URL}", *options), self.EXPECTED)
+
+    @needs_root("a network namespace with an address for metadata")
+    def test_the_role_of_the_machine(self):
+        """The daemon asks the metadata service for itself; nobody can make it read that address for him."""
+        network = self.enterContext(Network())
+        netns, _ip = network.host()
+        subprocess.run(["ip", "-n", netns, "addr", "add", f"{METADATA}/32", "dev", "lo"], check=True)
+        s3, gcs = (self.objects(kind, netns) for kind in ("s3", "gcs"))
+        self.server(sys.executable, "metadata.py", METADATA, *s3["role"], "token-of-the-machine", netns=netns)
+        # The emulator asks nobody for credentials; what stands before it does.
+        folder = self.cluster.folder / "gate"
+        gate = Origin(folder, "127.0.0.1", netns=netns, extra="location /storage/ { "
+                      'if ($http_authorization != "Bearer token-of-the-machine") { return 401; } '
+                      f"proxy_pass {gcs['endpoint']}; proxy_set_header Host $http_host; }}")
+        self.cluster.processes.append(gate.process)
+        daemon = self.with_environment("machine", netns, GCE_METADATA_HOST=METADATA)
+        got = self.fetch(daemon, f"s3://models/{self.URL}", "--storage-endpoint", s3["endpoint"], "--storage-region", "us-east-1")
+        self.assertEqual(got, self.EXPECTED)
+        self.assertEqual(self.fetch(daemon, f"gs://models/{self.URL}", "--storage-endpoint", gate.url), self.EXPECTED)
+        got = daemon.dfget(f"http://{METADATA}/latest/meta-data/", self.output(daemon, "stolen"), seconds=QUIET)
+        self.assertNotEqual(got.code, 0)
+        self.assertIn("forbidden by the egress policy", got.stderr)
 
 
 # The example, with every request that it reads noted in a file. To be filled in: the file, the root of the tree, the example.
