@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import threading
@@ -245,9 +246,9 @@ class HostTest(ImageTest):
     PLACES: str
     COMMAND: str
     SOCKET: str
-    # The configuration before dfinit comes, if there is one.
+    # The configuration before dfinit comes.
     CONFIG: str
-    BEFORE: str | None = None
+    BEFORE: str
 
     SUPERVISOR = """#!/bin/sh
 # Runs the runtime, and again when it ends, as a service manager does.
@@ -268,8 +269,7 @@ done
         for name in ("etc", "run"):
             (self.folder / name).mkdir(parents=True)
         self.config = self.folder / "etc" / self.CONFIG
-        if self.BEFORE is not None:
-            self.config.write_text(self.BEFORE.format(folder=self.folder))
+        self.config.write_text(self.configuration())
         self.before = self.tree()
         supervisor = self.folder / "supervise"
         supervisor.write_text(self.SUPERVISOR.format(folder=self.folder, places=self.PLACES.format(folder=self.folder),
@@ -279,6 +279,9 @@ done
         self.restart = (f"old=$(cat {self.folder}/pid); kill $old; while kill -0 $old 2>/dev/null; do sleep 0.05; done; "
                         f"while [ $(cat {self.folder}/pid) = $old ]; do sleep 0.05; done")
         wait_until(self.serves, 60, f"{self.COMMAND.split()[0]} serves")
+
+    def configuration(self) -> str:
+        return self.BEFORE.format(folder=self.folder)
 
     def serves(self) -> bool:
         with socket.socket(socket.AF_UNIX) as probe:
@@ -338,7 +341,9 @@ done
 
 
 class ContainerdHost(HostTest):
-    PLACES = """mount --bind {folder}/etc /etc/containerd
+    # The containerd that PATH names is the one that this host has.
+    PLACES = """mount --bind $(command -v containerd) /usr/bin/containerd
+mount --bind {folder}/etc /etc/containerd
 mount -t tmpfs -o mode=755 host /run
 mkdir /run/containerd
 mount --bind {folder}/run /run/containerd"""
@@ -346,7 +351,7 @@ mount --bind {folder}/run /run/containerd"""
     SOCKET = "containerd.sock"
     CONFIG = "config.toml"
     BEFORE = """# A host of a test.
-version = 2
+version = {version}
 root = "{folder}/root"
 state = "{folder}/state"
 
@@ -357,6 +362,12 @@ state = "{folder}/state"
     path = "{folder}/opt"
 """
 
+    def configuration(self) -> str:
+        # The format that this containerd writes itself: 2 for 1.x, 3 from 2.0, 4 from 2.3 on.
+        default = subprocess.run(["containerd", "config", "default"], capture_output=True, text=True, check=True).stdout
+        self.format = int(re.search(r"^version = (\d+)$", default, re.MULTILINE).group(1))
+        return self.BEFORE.format(folder=self.folder, version=self.format)
+
     def test_from_nothing_to_a_proof_and_back(self):
         registry = self.cluster.registry(authority=self.cluster.authority())
         reference = self.images.push(self.small_image(), registry, "team/app")
@@ -365,7 +376,10 @@ state = "{folder}/state"
         # Its metrics are found beside the proxy.
         (self.folder / "dfinit.yaml").write_text(f"proxy:\n  addr: {daemon.proxy_url}\ncontainerRuntime:\n  containerd: {{}}\n")
         self.check_from_nothing_to_a_proof_and_back(daemon, reference)
-        self.assertIn("# any", self.config.read_text())
+        written = self.config.read_text()
+        self.assertIn("# any", written)
+        plugin = "io.containerd.grpc.v1.cri" if self.format == 2 else "io.containerd.cri.v1.images"
+        self.assertRegex(written, f"{plugin}['\"]\\.registry")
         # A daemon that does not answer is found out.
         daemon.stop()
         told = self.dfinit("--probe", reference, code=1)

@@ -18,8 +18,10 @@ use super::version::Version;
 
 /// The plugin that pulls, in configurations of version 2 (containerd 1.x).
 const GRPC_CRI: &str = "io.containerd.grpc.v1.cri";
-/// The same in version 3 (containerd 2.x).
+/// The same in versions 3 and 4 (containerd 2.x). Version 4, of containerd 2.3, has the server's own settings elsewhere.
 const CRI_IMAGES: &str = "io.containerd.cri.v1.images";
+/// The newest version of the format that is known here.
+const NEWEST_FORMAT: i64 = 4;
 /// The folder that is named if none is yet: the usual one.
 const CERTS_D: &str = "/etc/containerd/certs.d";
 /// The first version whose CRI pulls by the transfer service.
@@ -125,15 +127,21 @@ impl<'a> ConfigToml<'a> {
             _ => 2,
         };
         let format = match document.get("version").map(Item::as_integer) {
-            Some(Some(format @ 2..=3)) => format,
+            Some(Some(format @ 2..=NEWEST_FORMAT)) => format,
             None if document.is_empty() => newest,
             found => {
-                let reason = match found {
-                    Some(Some(format)) if format > 3 => format!("its format has version {format}, which is not known here"),
-                    _ => "it has no version = 2 or 3, so that containerd takes it for one of version 1, which names plugins otherwise".to_owned(),
-                };
-                let advice = "write it anew with `containerd config migrate`, look at the result, then try again";
-                return Err(Unclear::new(reason, advice));
+                return Err(match found {
+                    Some(Some(format)) if format > NEWEST_FORMAT => Unclear::new(
+                        format!(
+                            "its format has version {format}, {NEWEST_FORMAT} is the newest that is known here"
+                        ),
+                        "look for a newer dfinit, or write hosts.toml files by hand",
+                    ),
+                    _ => Unclear::new(
+                        "it has no version = 2 or more, so that containerd takes it for one of version 1, which names plugins otherwise",
+                        "write it anew with `containerd config migrate`, look at the result, then try again",
+                    ),
+                });
             }
         };
         let mut config = Self {

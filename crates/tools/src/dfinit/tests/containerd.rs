@@ -104,6 +104,15 @@ fn the_default_of_2_0_gets_its_empty_value_filled_beside_its_comment() {
 }
 
 #[test]
+fn the_default_of_2_4_whose_server_is_a_plugin() {
+    check(
+        include_str!("golden/containerd-2.4-default.toml"),
+        "2.4.2",
+        "-      config_path = ''\n+      config_path = \"/etc/containerd/certs.d\"\n",
+    );
+}
+
+#[test]
 fn several_folders_and_the_transfer_service() {
     let eks = include_str!("golden/containerd-2.1-eks.toml");
     let set = "+use_local_image_pull = true\n";
@@ -189,12 +198,12 @@ fn formats_that_are_not_known_are_refused_with_words() {
     for text in [
         "[plugins.cri.registry]\n",
         "version = 1\n",
-        "version = 4\n",
         "version = \"2\"\n",
     ] {
         let told = refused(text, "1.6.0");
         assert!(told.contains("containerd config migrate"), "{text}: {told}");
     }
+    assert!(refused("version = 5\n", "3.0.0").contains("4 is the newest that is known"));
     assert!(refused("version = \n", "1.6.0").contains("not valid TOML"));
     let inline = "version = 2\nplugins = {\"io.containerd.grpc.v1.cri\" = {}}\n";
     assert!(refused(inline, "1.6.0").contains("as a [table]"));
@@ -349,6 +358,7 @@ fn any_config() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         Just("version = 2\n"),
         Just("version = 3\n"),
+        Just("version = 4\n"),
         Just("# a comment\n"),
         Just("\n"),
         Just("root = \"/r\" # r\n"),
