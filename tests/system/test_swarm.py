@@ -33,13 +33,42 @@ class Swarm(SystemTest):
         self.assertEqual(sha256(got.output), sha256(origin.www / "f"))
         self.assert_read_once(origin, "f")
 
-    def test_a_slow_origin_is_read_once(self):
-        # Two connections of 200 kB/s: the first piece takes ten seconds, and bytes come in bursts.
-        origin = self.cluster.origin(extra="limit_rate 200k;")
-        origin.file("f", 6 * MIB)
+    def test_an_origin_that_pauses_is_read_once(self):
+        """A seed that has nothing to pass on for a while is not frozen, and nobody else may bother the origin."""
+        content, sent = os.urandom(6 * MIB), []
+
+        class Pausing(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self):
+                start, end = (int(number) for number in self.headers["Range"].removeprefix("bytes=").split("-"))
+                self.send_response(206)
+                self.send_header("Content-Range", f"bytes {start}-{end}/{len(content)}")
+                self.send_header("Content-Length", str(end + 1 - start))
+                self.send_header("ETag", '"one"')
+                self.end_headers()
+                with contextlib.suppress(OSError):
+                    for at in range(start, end + 1, MIB):
+                        # Longer than a host without a sign of life is waited for.
+                        time.sleep(3 if at > start else 0)
+                        part = content[at:min(at + MIB, end + 1)]
+                        self.wfile.write(part)
+                        sent.append(len(part))
+
+            def log_message(self, *_words):
+                pass
+
         _seed, *peers = self.swarm(2)
-        self.fetch_all(peers, origin, "f")
-        self.assert_read_once(origin, "f")
+        with http.server.ThreadingHTTPServer((self.cluster.ip(), 0), Pausing) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            url = f"http://{server.server_address[0]}:{server.server_address[1]}/f"
+            running = [peer.start_dfget(url, self.output(peer)) for peer in peers]
+            for peer, process in zip(peers, running):
+                self.assertEqual(process.wait(QUIET), 0, process.text())
+                self.assertEqual(self.output(peer).read_bytes(), content)
+            server.shutdown()
+        # Each host looks at the first byte before it begins.
+        self.assertLessEqual(sum(sent), len(content) + 16, "the origin was read more than once")
 
     def test_content_of_unknown_length(self):
         # A chunked answer, also to HEAD and to a range: the length is only known at the end.

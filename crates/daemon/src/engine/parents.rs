@@ -67,7 +67,19 @@ struct Parent {
     offered: Option<Peer>,
     peer_id: PeerId,
     way: Way,
-    suspect: bool,
+    doubt: Doubt,
+}
+
+/// What speaks against a parent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Doubt {
+    /// Nothing.
+    None,
+    /// It sent nothing, or little, for a while. Over with its next bytes, and no reason to do without it while its own
+    /// download goes on.
+    Quiet,
+    /// It does not have what it showed, or sent something else.
+    Wrong,
 }
 
 /// Where to fetch a piece from.
@@ -115,7 +127,7 @@ impl Parents {
             peer_id: target.peer_id.clone(),
             offered: Some(peer),
             way: Way::Dialling,
-            suspect: false,
+            doubt: Doubt::None,
         };
         self.hosts.insert(target.host_id.clone(), parent);
         links.dial(target);
@@ -132,7 +144,7 @@ impl Parents {
                 offered: None,
                 peer_id: link.peer_id.clone(),
                 way: Way::Gone,
-                suspect: false,
+                doubt: Doubt::None,
             });
         parent.peer_id = link.peer_id.clone();
         let before = std::mem::replace(&mut parent.way, Way::Mesh(neighbour, link));
@@ -266,27 +278,45 @@ impl Parents {
     }
 
     /// The neighbour disappointed us.
-    pub(super) fn suspect(&mut self, neighbour: NeighbourId) {
-        if let Some(host_id) = self.neighbours.get(&neighbour)
-            && let Some(parent) = self.hosts.get_mut(host_id)
-        {
-            parent.suspect = true;
+    pub(super) fn suspect(&mut self, neighbour: NeighbourId, doubt: Doubt) {
+        if let Some(parent) = self.parent_mut(neighbour) {
+            parent.doubt = parent.doubt.max(doubt);
         }
+    }
+
+    /// Bytes came from it.
+    pub(super) fn delivered(&mut self, neighbour: NeighbourId) {
+        if let Some(parent) = self.parent_mut(neighbour)
+            && parent.doubt == Doubt::Quiet
+        {
+            parent.doubt = Doubt::None;
+        }
+    }
+
+    fn parent_mut(&mut self, neighbour: NeighbourId) -> Option<&mut Parent> {
+        self.hosts.get_mut(self.neighbours.get(&neighbour)?)
     }
 
     /// Suspects the neighbours of this project that hold a part of the task and are getting no more: called when nobody has
     /// what is wanted. The scheduler takes them for complete.
     pub(super) fn suspect_partial(&mut self, geometry: &Geometry) {
         for parent in self.hosts.values_mut() {
-            if let Way::Mesh(_, link) = &parent.way {
-                parent.suspect |= link.known.lock().is_at_rest(geometry);
+            if let Way::Mesh(_, link) = &parent.way
+                && link.known.lock().is_at_rest(geometry)
+            {
+                parent.doubt = Doubt::Wrong;
             }
         }
     }
 
     /// Offered parents that are of no use any more: they go back to the scheduler with a request for others.
     pub(super) fn useless(&self) -> Vec<Peer> {
-        let useless = |parent: &&Parent| parent.suspect || matches!(parent.way, Way::Gone);
+        let useless = |parent: &&Parent| match (parent.doubt, &parent.way) {
+            (_, Way::Gone) | (Doubt::Wrong, _) => true,
+            (Doubt::Quiet, Way::Mesh(_, link)) => !link.known.lock().goes_on(),
+            (Doubt::Quiet, _) => true,
+            (Doubt::None, _) => false,
+        };
         self.hosts
             .values()
             .filter(useless)

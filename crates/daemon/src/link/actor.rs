@@ -15,7 +15,7 @@ use tonic::{Status, Streaming};
 use tracing::debug;
 
 use super::herald::{HeraldEvent, pieces_of};
-use super::proto::{Decline, Frame, Grant, Have, Hello, Want, frame::Kind};
+use super::proto::{Alive, Decline, Frame, Grant, Have, Hello, Want, frame::Kind};
 use super::{FRAMES_LEN, Known, Link, LinkNews, TaskLinks};
 
 /// Version of the link protocol that we speak.
@@ -218,6 +218,10 @@ async fn understand(links: &TaskLinks, link: &Link, kind: Kind) {
             } else {
                 link.send(Kind::Decline(Decline {}));
             }
+        }
+        Kind::Alive(Alive {}) => {
+            link.known.lock().note_alive();
+            links.notify(&link.host_id, LinkNews::Alive).await;
         }
         Kind::Decline(Decline {}) => links.hub.uploads.declined(link.its_token),
         Kind::Want(Want { pieces, part }) => {

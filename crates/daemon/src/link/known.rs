@@ -1,6 +1,12 @@
 //! What the other side of a link says that it has.
 
+use std::time::Duration;
+
 use protocol::{Bitmap, Crc32, Geometry, PieceNumber, SegmentIndex};
+use tokio::time::Instant;
+
+/// How long it holds what the other side said of its own download: several times as long as it takes to say it again.
+const GOES_ON: Duration = Duration::from_millis(1500);
 
 /// Grows with every Have, shrinks with every Drop. Bounded by the geometry of the task.
 #[derive(Debug)]
@@ -8,6 +14,7 @@ pub struct Known {
     arriving: Bitmap,
     held: Bitmap,
     digests: Vec<Option<Crc32>>,
+    alive_at: Option<Instant>,
 }
 
 impl Known {
@@ -18,7 +25,18 @@ impl Known {
             arriving: Bitmap::new(geometry.segment_slots()),
             held: Bitmap::new(pieces),
             digests: vec![None; pieces as usize],
+            alive_at: None,
         }
+    }
+
+    /// Notes that its own download goes on.
+    pub fn note_alive(&mut self) {
+        self.alive_at = Some(Instant::now());
+    }
+
+    /// Whether its own download goes on: it may have no bytes for us at the moment, but more will come.
+    pub fn goes_on(&self) -> bool {
+        self.alive_at.is_some_and(|at| at.elapsed() < GOES_ON)
     }
 
     /// Notes that first bytes of these are there; returns the valid new ones.
@@ -95,13 +113,13 @@ impl Known {
         self.arriving.ones().map(SegmentIndex).collect()
     }
 
-    /// Whether it holds something and nothing more has begun to arrive there: it has all that it wanted.
+    /// Whether it holds something and nothing more arrives there: it has all that it wanted.
     pub fn is_at_rest(&self, geometry: &Geometry) -> bool {
         let landed = |segment| {
             let span = geometry.segment(SegmentIndex(segment));
             span.is_none_or(|span| self.held.get(span.piece.0))
         };
-        self.held.ones().next().is_some() && self.arriving.ones().all(landed)
+        !self.goes_on() && self.held.ones().next().is_some() && self.arriving.ones().all(landed)
     }
 
     /// Whether it holds every piece.

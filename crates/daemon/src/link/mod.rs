@@ -72,6 +72,11 @@ impl Link {
         self.send(proto::frame::Kind::Decline(proto::Decline {}));
     }
 
+    /// Says that this host's own download goes on.
+    pub(crate) fn alive(&self) {
+        self.send(proto::frame::Kind::Alive(proto::Alive {}));
+    }
+
     /// Says what is wanted of this host, if it is one that does not show everything to everybody. Of more pieces than a
     /// frame can list the rest is waited for like anything else that is dealt out.
     pub(crate) fn want(&self, mut pieces: Vec<u32>, part: bool) {
@@ -116,6 +121,8 @@ pub enum LinkNews {
     Digests(Vec<(PieceNumber, Crc32)>),
     /// These pieces are gone there.
     Gone(Vec<PieceNumber>),
+    /// Its own download goes on.
+    Alive,
     /// A slot is kept for us there.
     Granted,
     /// The link is gone.

@@ -77,6 +77,11 @@ pub enum PickerEvent {
         /// What.
         what: Shown,
     },
+    /// The neighbour works on: that it sends no bytes does not mean that it is frozen, it may have none yet.
+    Alive {
+        /// Who.
+        neighbour: NeighbourId,
+    },
     /// A slot at this neighbour is ours for a moment.
     Granted {
         /// Who granted it.

@@ -112,6 +112,11 @@ impl Picker {
                     self.neighbours[at].learn(&what, &mut self.segments);
                 }
             }
+            PickerEvent::Alive { neighbour } => {
+                if let Some(at) = self.find(neighbour) {
+                    self.neighbours[at].sign_of_life(now);
+                }
+            }
             PickerEvent::Granted { neighbour } => {
                 let mesh = |at: &usize| self.neighbours[*at].kind == NeighbourKind::Mesh;
                 if let Some(at) = self.find(neighbour).filter(mesh) {

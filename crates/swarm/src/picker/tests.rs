@@ -210,6 +210,30 @@ fn a_line_that_never_moves_is_left() {
 }
 
 #[test]
+fn a_parent_that_waits_for_bytes_itself_is_not_frozen() {
+    let mut bench = Bench::new(1);
+    let asked = bench.mesh(1, Shown::Everything).requests();
+    for round in 1..=15 {
+        bench.tell(PickerEvent::Alive {
+            neighbour: NeighbourId(1),
+        });
+        let actions = bench.pass(ms(300 * round));
+        let suspected = |action: &PickerAction| matches!(action, PickerAction::Suspect { .. });
+        assert!(!actions.iter().any(suspected), "{actions:?}");
+    }
+    // What it was asked for is still to come, or can be had of somebody else at once.
+    bench.mesh(2, Shown::Held(PieceNumber(0)));
+    let again = requests(&bench.pass(ms(4600)));
+    assert_eq!(segments(&again), segments(&asked));
+    // Who says nothing for a second is.
+    let frozen = PickerAction::Suspect {
+        neighbour: NeighbourId(2),
+        why: Suspicion::Frozen,
+    };
+    assert!(bench.pass(ms(5800)).contains(&frozen));
+}
+
+#[test]
 fn a_frozen_parent_costs_a_second_and_loses_nothing() {
     let mut bench = Bench::new(1);
     let asked = bench.mesh(1, Shown::Everything).requests();

@@ -143,6 +143,11 @@ impl Session {
                     self.shown(&host_id, Shown::Gone(piece));
                 }
             }
+            LinkNews::Alive => {
+                if let Some(neighbour) = self.parents.neighbour_of(&host_id) {
+                    self.pick(PickerEvent::Alive { neighbour });
+                }
+            }
             LinkNews::Granted => {
                 if let Some(neighbour) = self.parents.neighbour_of(&host_id) {
                     self.pick(PickerEvent::Granted { neighbour });
@@ -256,6 +261,7 @@ impl Session {
         };
         if fetched.received > 0 {
             self.last_byte = Instant::now();
+            self.parents.delivered(fetch.neighbour());
         }
         let piece = fetch.piece();
         match fetched.failure {
@@ -285,7 +291,7 @@ impl Session {
                 }
                 if failure == swarm::Failure::NotFound {
                     // It lost what it showed: if that is missing later, the scheduler must not count on it.
-                    self.parents.suspect(fetch.neighbour());
+                    self.parents.suspect(fetch.neighbour(), Doubt::Wrong);
                 }
                 self.pick(PickerEvent::Failed {
                     request: fetched.request,

@@ -102,6 +102,7 @@ impl Session {
         for (&request, fetch) in &mut self.fetches {
             if let Some(received) = fetch.progress() {
                 self.last_byte = Instant::now();
+                self.parents.delivered(fetch.neighbour());
                 self.picker
                     .handle(now, PickerEvent::Progress { request, received });
             }
@@ -109,8 +110,7 @@ impl Session {
         if self.origin.progressed() {
             self.last_byte = Instant::now();
         }
-        // A slow origin sends in bursts: that it is silent for a moment says nothing about the reader.
-        if self.reading_origin() && self.last_byte.elapsed() < ORIGIN_PAUSE_MAX {
+        if self.last_byte.elapsed() < PAUSE_MAX {
             self.heartbeat();
         }
         if let Scheduling::Asked(_, since) = &self.scheduling
@@ -137,13 +137,18 @@ impl Session {
         self.mind_callers()
     }
 
-    /// Tells a scheduler of this project that the origin is being read.
+    /// Tells the neighbours that this download goes on, and a scheduler of this project that the origin is being read.
     fn heartbeat(&mut self) {
-        if self.mesh_scheduler && self.heartbeat_at.elapsed() >= HEARTBEAT {
-            self.heartbeat_at = Instant::now();
-            if let Some(conversation) = self.conversation() {
-                conversation.back_to_source_started("");
-            }
+        if self.heartbeat_at.elapsed() < HEARTBEAT {
+            return;
+        }
+        self.heartbeat_at = Instant::now();
+        self.parents.links().for_each(|link| link.alive());
+        if self.mesh_scheduler
+            && self.reading_origin()
+            && let Some(conversation) = self.conversation()
+        {
+            conversation.back_to_source_started("");
         }
     }
 

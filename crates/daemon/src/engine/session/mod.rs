@@ -15,7 +15,9 @@ use std::time::Duration;
 use dragonfly_api::common::v2::Peer;
 use protocol::{Bitmap, Crc32, Digest, PeerId, PieceNumber, SegmentIndex, TrafficType};
 use storage::PieceRecord;
-use swarm::{NeighbourKind, Picker, PickerAction, PickerEvent, PickerOptions, RequestId, Shown};
+use swarm::{
+    NeighbourKind, Picker, PickerAction, PickerEvent, PickerOptions, RequestId, Shown, Suspicion,
+};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -25,7 +27,7 @@ use super::conversation::{Conversation, Ending, SchedulerEvent, Speaker};
 use super::express::Lull;
 use super::fetch::{Fetch, FetchParts, Fetched};
 use super::origin::{OriginEvent, OriginReader, Reach, Wishes};
-use super::parents::{Parents, V2Event, V2News, sync_request};
+use super::parents::{Doubt, Parents, V2Event, V2News, sync_request};
 use super::pieces::{NoWriter, Pieces, Settled, Trust};
 use super::verify::{self, Verification};
 use super::{DownloadError, DownloadSpec, Inner, convert};
@@ -39,11 +41,11 @@ const TICK: Duration = Duration::from_millis(100);
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Without a byte for so long, a parent that does not deliver is told to the scheduler.
 const SILENCE: Duration = Duration::from_millis(900);
-/// A reader of the origin tells a scheduler of this project this often that bytes come: a first piece may take long.
-const HEARTBEAT: Duration = Duration::from_millis(500);
-/// An origin that sends nothing for longer than this is no longer vouched for. A web server that limits a connection to
-/// 200 kB/s may send a mebibyte at once and then pause for more than five seconds; the source itself gives up at 15.
-const ORIGIN_PAUSE_MAX: Duration = Duration::from_secs(12);
+/// A download tells its neighbours this often that it goes on, and a reader of the origin a scheduler of this project: a slow origin
+/// sends in bursts, and to be taken for frozen between two of them would bring a second reader. Three times in [`SILENCE`].
+const HEARTBEAT: Duration = Duration::from_millis(300);
+/// Without a byte for longer than this nothing is said any more. The source itself gives an origin up after 15 s.
+const PAUSE_MAX: Duration = Duration::from_secs(12);
 /// Requests for other parents are not sent more often than this.
 const RESCHEDULE_MIN: Duration = Duration::from_millis(500);
 /// Without a byte from anywhere for this long the origin is asked, scheduler or not.
@@ -422,7 +424,11 @@ impl Session {
                 PickerAction::Suspect { neighbour, why } => {
                     debug!(task_id = %self.task.id(), ?neighbour, ?why, "parent suspected");
                     self.last_trouble = format!("a parent was found {why:?}");
-                    self.parents.suspect(neighbour);
+                    let doubt = match why {
+                        Suspicion::Frozen | Suspicion::Slow => Doubt::Quiet,
+                        Suspicion::BadData => Doubt::Wrong,
+                    };
+                    self.parents.suspect(neighbour, doubt);
                     // While others deliver it is enough not to ask this one.
                     if self.last_byte.elapsed() > SILENCE {
                         self.ask_for_others("a parent does not deliver")?;
