@@ -221,16 +221,21 @@ fn a_parent_that_waits_for_bytes_itself_is_not_frozen() {
         let suspected = |action: &PickerAction| matches!(action, PickerAction::Suspect { .. });
         assert!(!actions.iter().any(suspected), "{actions:?}");
     }
-    // What it was asked for is still to come, or can be had of somebody else at once.
+    // Whoever holds it is asked all the same, and is frozen when there is no word of it either.
     bench.mesh(2, Shown::Held(PieceNumber(0)));
-    let again = requests(&bench.pass(ms(4600)));
-    assert_eq!(segments(&again), segments(&asked));
-    // Who says nothing for a second is.
+    bench.tell(PickerEvent::Alive {
+        neighbour: NeighbourId(1),
+    });
+    let actions = bench.pass(ms(5400));
+    let elsewhere = requests(&actions)
+        .into_iter()
+        .filter(|request| request.neighbour == NeighbourId(2));
+    assert_eq!(segments(&elsewhere.collect::<Vec<_>>()), segments(&asked));
     let frozen = PickerAction::Suspect {
         neighbour: NeighbourId(2),
         why: Suspicion::Frozen,
     };
-    assert!(bench.pass(ms(5800)).contains(&frozen));
+    assert!(bench.pass(ms(6800)).contains(&frozen));
 }
 
 #[test]
