@@ -7,6 +7,9 @@
 //! **Trust.** A whole piece is *verified* when its bytes were digested since anything could have changed them. The content file's
 //! [`Stamp`] (length and modification time) is remembered whenever no piece is arriving; if it differs at the next look, someone
 //! else wrote to the file, for example through a hard link of an export, and every piece has to be verified again.
+//!
+//! **Given away.** A content file that somebody has changed under another name is his: it is never written to again, and the store
+//! forgets the task when it is looked up next. So is one of which pieces are missing while it has other names.
 
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -53,6 +56,8 @@ struct State {
     journaled_stamp: Option<Stamp>,
     /// What the whole content hashes to, as far as anybody has looked.
     confirmed: Vec<Digest>,
+    /// Somebody has changed the content file, which he has under another name.
+    given_away: bool,
     deleted: bool,
 }
 
@@ -111,6 +116,7 @@ impl Live {
             stamp,
             journaled_stamp: None,
             confirmed: Vec::new(),
+            given_away: false,
             deleted: false,
         };
         let (journal, state, changes) = (
@@ -143,11 +149,11 @@ impl Live {
         let origin_use = replay.origin_use;
         let confirmed = replay.confirmed;
         let live = Self::fresh(replay.task, times.created_at, files, recorded_bytes, epoch);
-        let verified = trusted && {
-            let now = sys::stamp(&live.content).doing("look at", &live.content_path)?;
-            journaled == Some(EpochStamp { epoch, stamp: now })
-        };
+        let now = sys::stamp(&live.content).doing("look at", &live.content_path)?;
+        let verified = trusted && journaled == Some(EpochStamp { epoch, stamp: now });
         let mut state = live.state.lock();
+        state.given_away =
+            journaled.is_some_and(|at| at.stamp != now) && sys::has_other_names(&live.content);
         state.times = times;
         state.origin_use = origin_use;
         state.confirmed = confirmed;
@@ -198,6 +204,12 @@ impl Live {
         let span = self.span(piece)?;
         let mut state = self.checked_state()?;
         let found = match &state.slots[piece.index()] {
+            Slot::Missing if state.arriving == 0 && sys::has_other_names(&self.content) => {
+                state.deleted = true;
+                return Err(TaskError::Deleted {
+                    task: self.task.id.clone(),
+                });
+            }
             Slot::Missing => {
                 let turn = Arc::clone(&self.turn);
                 let segment_length = self.task.geometry.segment_length();
@@ -386,6 +398,16 @@ impl Live {
         }
     }
 
+    /// Whether the content file is somebody else's now. See the module.
+    pub(crate) fn is_given_away(&self) -> bool {
+        let state = self.state.lock();
+        let is_whole = state.recorded_pieces == self.task.geometry.piece_count();
+        let is_as_left =
+            || is_whole && state.stamp.is_some() && state.stamp == sys::stamp(&self.content).ok();
+        state.given_away
+            || state.arriving == 0 && sys::has_other_names(&self.content) && !is_as_left()
+    }
+
     pub(crate) fn is_deleted(&self) -> bool {
         self.state.lock().deleted
     }
@@ -505,6 +527,7 @@ impl Live {
                 held.verified = false;
             }
         }
+        state.given_away |= sys::has_other_names(&self.content);
         self.repair_length(state)
     }
 
@@ -512,7 +535,7 @@ impl Live {
     fn repair_length(&self, state: &mut State) -> Result<(), DiskError> {
         let length = self.task.geometry.content_length();
         let now = sys::stamp(&self.content).doing("look at", &self.content_path)?;
-        if now.len != length {
+        if now.len != length && !state.given_away {
             self.content
                 .set_len(length)
                 .doing("restore the length of", &self.content_path)?;

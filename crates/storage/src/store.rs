@@ -143,12 +143,18 @@ impl Store {
         entry
             .last_used_ms
             .store(millis(SystemTime::now()), Ordering::Relaxed);
+        if let Some(live) = state.live.clone().filter(|live| live.is_given_away()) {
+            return self.inner.leave_to_its_owner(&entry, &mut state, &live);
+        }
         if let Some(handle) = state.handle.upgrade() {
             return Ok(Some(Task::from_handle(handle)));
         }
         let live = match &state.live {
             Some(live) => Arc::clone(live),
             None => match self.inner.load(&entry)? {
+                Some(live) if live.is_given_away() => {
+                    return self.inner.leave_to_its_owner(&entry, &mut state, &live);
+                }
                 Some(live) => Arc::new(live),
                 None => {
                     tracing::warn!(task_id = %id, "files of the task are missing or beyond repair, dropped");
@@ -298,6 +304,19 @@ impl Inner {
         let (task, handle) = Task::new(Arc::clone(self), Arc::clone(entry), live);
         state.handle = handle;
         task
+    }
+
+    /// Forgets a task whose content file somebody has changed under another name; his file stays as it is.
+    fn leave_to_its_owner(
+        &self,
+        entry: &Arc<Entry>,
+        state: &mut EntryState,
+        live: &Live,
+    ) -> Result<Option<Task>, TaskError> {
+        tracing::warn!(task_id = %entry.id, "content file was changed under another name, the task is given up and the file left alone");
+        live.set_deleted();
+        self.remove_entry(entry, state)?;
+        Ok(None)
     }
 
     /// Content first, journal second: only the second makes the task exist.

@@ -59,6 +59,12 @@ pub(crate) fn stamp(file: &File) -> io::Result<Stamp> {
     })
 }
 
+/// Whether the file can be reached, and changed, under another name too.
+pub(crate) fn has_other_names(file: &File) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    file.metadata().is_ok_and(|found| found.nlink() > 1)
+}
+
 /// Sets the file's modification time to now. A failure costs only a place in the order of eviction.
 pub(crate) fn touch(file: &File) {
     let omit = Timespec {

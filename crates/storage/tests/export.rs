@@ -7,8 +7,8 @@ mod common;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use common::*;
-use protocol::ByteRange;
-use storage::{Existing, Export, ExportError, HardLink, Method};
+use protocol::{ByteRange, PieceNumber};
+use storage::{Existing, Export, ExportError, HardLink, Method, TaskError};
 
 const KIB: u64 = 1 << 10;
 
@@ -43,7 +43,7 @@ fn a_hard_link_comes_first() {
 }
 
 #[test]
-fn writing_to_a_linked_export_is_noticed() {
+fn writing_to_a_linked_export_is_noticed_and_the_file_left_to_its_owner() {
     let dir = folder();
     let store = open(dir.path());
     let task = create(&store, "a", 100 * KIB, 16 * KIB);
@@ -51,12 +51,55 @@ fn writing_to_a_linked_export_is_noticed() {
     let out = store.temporary_dir().join("out");
     task.export(&out, &Export::default()).unwrap();
     flip(&out, 20 * KIB);
+    let edited = read(&out);
     assert!(matches!(
         task.export(&dir.path().join("tmp/again"), &Export::default()),
         Err(ExportError::Incomplete { missing: 7, .. })
     ));
+    // Whoever uses it goes on with what is good, and cannot repair the rest in place.
     task.verify_all().unwrap();
     assert_eq!(held(&task), [0, 2, 3, 4, 5, 6]);
+    assert!(matches!(
+        task.claim(PieceNumber(1)),
+        Err(TaskError::Deleted { .. })
+    ));
+    assert!(store.task(task.id()).unwrap().is_none());
+    let anew = create(&store, "a", 100 * KIB, 16 * KIB);
+    fill(&anew);
+    assert_eq!(read(&out), edited);
+    assert_eq!(std::fs::metadata(&out).unwrap().nlink(), 1);
+}
+
+#[test]
+fn an_export_that_its_owner_cuts_or_writes_to_is_never_given_its_old_bytes_back() {
+    for (restart, change) in [(false, 0), (true, 0), (false, 7), (true, 7)] {
+        let dir = folder();
+        let store = open(dir.path());
+        let task = create(&store, "a", 100 * KIB, 16 * KIB);
+        let id = task.id().clone();
+        fill(&task);
+        let out = store.temporary_dir().join("out");
+        task.export(&out, &Export::default()).unwrap();
+        drop(task);
+        let other = store.temporary_dir().join("other");
+        std::fs::hard_link(&out, &other).unwrap();
+        let write = || std::fs::write(&out, &b"my notes"[..change]).unwrap();
+        let store = if restart {
+            drop(store);
+            write();
+            open(dir.path())
+        } else {
+            write();
+            store
+        };
+        assert!(store.task(&id).unwrap().is_none(), "{restart} {change}");
+        let anew = create(&store, "a", 100 * KIB, 16 * KIB);
+        fill(&anew);
+        assert_eq!(held(&anew), [0, 1, 2, 3, 4, 5, 6]);
+        for file in [&out, &other] {
+            assert_eq!(read(file), &b"my notes"[..change]);
+        }
+    }
 }
 
 #[test]
