@@ -202,6 +202,24 @@ impl Store {
             .map(|freed| Some(entry.evicted(freed, EvictionReason::Deleted)))
     }
 
+    /// As [`Store::delete`], unless somebody uses the task. Says whether it is gone.
+    ///
+    /// # Errors
+    /// [`DiskError`]; the task is then half gone, and may be deleted again.
+    pub fn delete_unused(&self, id: &TaskId) -> Result<bool, DiskError> {
+        let Some(entry) = self.inner.table.lock().get(id).cloned() else {
+            return Ok(true);
+        };
+        let mut state = entry.state.lock();
+        if state.handle.strong_count() > 0 {
+            return Ok(false);
+        }
+        if !state.gone {
+            self.inner.remove_entry(&entry, &mut state)?;
+        }
+        Ok(true)
+    }
+
     /// How full the store is.
     ///
     /// # Errors

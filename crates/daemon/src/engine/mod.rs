@@ -139,6 +139,48 @@ impl Engine {
         self.inner.parts.limits.origins_know_nobody && public::is_anonymous(spec)
     }
 
+    /// Forgets what is here of a content that its origin no longer has, unless somebody uses it. Says whether it is gone.
+    pub async fn forget(&self, task_id: &TaskId) -> bool {
+        let (store, id) = (self.inner.parts.store.clone(), task_id.clone());
+        let forgotten = tokio::task::spawn_blocking(move || store.delete_unused(&id)).await;
+        match forgotten {
+            Ok(Ok(gone)) => gone,
+            Ok(Err(error)) => {
+                warn!(%task_id, %error, "task of an earlier version not deleted");
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Whether the origin of `spec` has these bytes of the content, read in the name of its caller.
+    pub async fn gives(
+        &self,
+        spec: &DownloadSpec,
+        start: u64,
+        bytes: &[u8],
+    ) -> Result<bool, source::SourceError> {
+        let parts = &self.inner.parts;
+        let request = origin::request(spec)?.with_deadline(parts.limits.piece_timeout);
+        let range = ByteRange {
+            start,
+            length: bytes.len() as u64,
+        };
+        let mut body = parts
+            .sources
+            .get(&request, source::Get::range(range))
+            .await?
+            .body;
+        let mut rest = bytes;
+        while let Some(chunk) = body.next().await {
+            match rest.strip_prefix(&chunk?[..]) {
+                Some(after) => rest = after,
+                None => return Ok(false),
+            }
+        }
+        Ok(rest.is_empty())
+    }
+
     /// How many tasks are in progress.
     pub fn sessions(&self) -> usize {
         self.inner.sessions.lock().len()
@@ -322,7 +364,9 @@ impl Engine {
         let task = self
             .create(spec, geometry, learnt.facts.as_ref(), learnt.content)
             .await?;
-        if learnt.facts.is_some() && self.is_anonymous(spec) {
+        // That an origin knows of a digest proves nothing: what it names is public where its bytes came from, not wherever somebody
+        // says so.
+        if learnt.facts.is_some() && spec.named_by.is_none() && self.is_anonymous(spec) {
             task.mark(Mark::Public)?;
         }
         if let Some(spooled) = learnt.spooled {
@@ -454,8 +498,11 @@ impl Engine {
                 let (name, value) = ("accept-ranges".to_owned(), "bytes".to_owned());
                 new.response_header.insert(name, value);
             }
-            new.etag.clone_from(&facts.version.etag);
-            new.last_modified.clone_from(&facts.version.last_modified);
+            // What a digest names has no versions, whatever the servers that have it call theirs.
+            if spec.named_by.is_none() {
+                new.etag.clone_from(&facts.version.etag);
+                new.last_modified.clone_from(&facts.version.last_modified);
+            }
         }
         let inner = self.inner.clone();
         let turn = inner.creating.clone().lock_owned().await;
@@ -588,13 +635,19 @@ pub(crate) fn is_away(error: &source::SourceError) -> bool {
     error.retry() != source::Retry::Never || matches!(error, source::SourceError::Deadline { .. })
 }
 
-/// What the origin was when the task was created.
-fn stored_origin(task: &Task) -> OriginReader {
+/// The version of the content of a task, as its origin told it when the task was created.
+pub(crate) fn stored_version(task: &Task) -> Version {
     let description = task.description();
     let mut version = Version::default();
     version.content_length = Some(description.geometry.content_length());
     version.etag.clone_from(&description.etag);
     version.last_modified.clone_from(&description.last_modified);
+    version
+}
+
+/// What the origin was when the task was created.
+fn stored_origin(task: &Task) -> OriginReader {
+    let description = task.description();
     let header = |name: &str| {
         let found = description
             .response_header
@@ -606,7 +659,7 @@ fn stored_origin(task: &Task) -> OriginReader {
         Some("bytes") => RangeSupport::Yes,
         _ => RangeSupport::Unknown,
     };
-    OriginReader::stored(version, ranges)
+    OriginReader::stored(stored_version(task), ranges)
 }
 
 fn resolve_range(

@@ -51,6 +51,7 @@ impl Opening {
             cancel: links.cancel.child_token(),
         };
         let identity = &links.hub.identity;
+        let description = links.task.description();
         let hello = Hello {
             version: VERSION,
             task_id: links.task.id().to_string(),
@@ -63,6 +64,8 @@ impl Opening {
             token: opening.its_token,
             seed: identity.role == HostRole::Seed,
             public: links.task.summary().times.public_at.is_some(),
+            etag: description.etag.clone().unwrap_or_default(),
+            last_modified: description.last_modified.clone().unwrap_or_default(),
         };
         let first = Frame {
             kind: Some(Kind::Hello(hello)),
@@ -142,11 +145,35 @@ fn valid_host(links: &TaskLinks, hello: &Hello) -> Result<HostId, Status> {
             geometry.piece_length()
         )));
     }
+    if is_another_version(links, hello) {
+        return Err(Status::failed_precondition(
+            "the origin has told another version of the content there than here",
+        ));
+    }
     let host_id: HostId = parse("host id", &hello.host_id)?;
     if host_id == links.hub.identity.host_id {
         return Err(Status::invalid_argument("a host does not link with itself"));
     }
     Ok(host_id)
+}
+
+/// Whether the two contents differ by all that is known of both. Servers behind one name often disagree about ETags, or about times, of
+/// one and the same content.
+fn is_another_version(links: &TaskLinks, hello: &Hello) -> bool {
+    let description = links.task.description();
+    let opaque = |tag: &str| tag.strip_prefix("W/").unwrap_or(tag).to_owned();
+    let same = |ours: &Option<String>, theirs: &str| match ours.as_deref() {
+        Some(ours) if !ours.is_empty() && !theirs.is_empty() => {
+            Some(opaque(ours) == opaque(theirs))
+        }
+        _ => None,
+    };
+    let told = [
+        same(&description.etag, &hello.etag),
+        same(&description.last_modified, &hello.last_modified),
+    ];
+    let mut told = told.into_iter().flatten().peekable();
+    told.peek().is_some() && told.all(|same| !same)
 }
 
 fn piece_addr(hello: &Hello, remote_ip: IpAddr) -> Result<SocketAddr, Status> {

@@ -355,6 +355,7 @@ impl Session {
                         Settled::Dropped(reason)
                     }
                 };
+                self.origin_gave |= matches!(settled, Settled::Held(_));
                 let segments = self.pieces.segments(piece);
                 self.pick(PickerEvent::OriginReleased { segments });
                 self.settle(piece, settled);

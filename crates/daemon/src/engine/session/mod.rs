@@ -30,7 +30,7 @@ use super::origin::{OriginEvent, OriginReader, Reach, Wishes};
 use super::parents::{Doubt, Parents, V2Event, V2News, sync_request};
 use super::pieces::{NoWriter, Pieces, Settled, Trust};
 use super::verify::{self, Verification};
-use super::{DownloadError, DownloadSpec, Inner, convert};
+use super::{DownloadError, DownloadSpec, Inner, convert, public};
 use crate::link::{Link, LinkEvent, LinkNews, TaskLinks};
 
 /// Events that may wait; whoever brings one waits when it is full.
@@ -152,6 +152,8 @@ pub(super) struct Session {
     mesh_scheduler: bool,
     origin: OriginReader,
     read_origin: bool,
+    /// The origin has given a piece that is held.
+    origin_gave: bool,
     /// Pieces from the origin in a row that the store did not take.
     writes_failed: u32,
     tick_at: Instant,
@@ -220,6 +222,7 @@ impl Session {
             mesh_scheduler: false,
             origin,
             read_origin: false,
+            origin_gave: false,
             writes_failed: 0,
             tick_at: now + TICK,
             heartbeat_at: now,
@@ -540,6 +543,30 @@ impl Session {
         }
     }
 
+    /// What the origin has shown by its bytes: that it gives to anybody what a digest names, or that its content is another one now.
+    async fn judge_origin(&self, outcome: &Result<(), DownloadError>) {
+        let (task, spec) = (&self.task, &self.spec);
+        let named = spec.named_by.as_ref();
+        match outcome {
+            Ok(()) if self.origin_gave && named.is_some_and(|digest| task.is_confirmed(digest)) => {
+                let anonymous =
+                    self.engine.parts.limits.origins_know_nobody && public::is_anonymous(spec);
+                if anonymous && let Err(error) = task.mark(storage::Mark::Public) {
+                    debug!(task_id = %task.id(), %error, "task not marked as public");
+                }
+            }
+            // What is here of it can never be completed.
+            Err(DownloadError::Source(error))
+                if matches!(**error, source::SourceError::Changed { .. }) =>
+            {
+                let (store, id) = (self.engine.parts.store.clone(), task.id().clone());
+                info!(task_id = %id, "the content has changed at its origin, its beginning is deleted");
+                let _ = tokio::task::spawn_blocking(move || store.delete(&id)).await;
+            }
+            _ => {}
+        }
+    }
+
     async fn finish(mut self, outcome: Result<(), DownloadError>) {
         for (_, fetch) in self.fetches.drain() {
             fetch.cancel();
@@ -568,6 +595,7 @@ impl Session {
         if let Err(error) = self.task.mark(mark) {
             warn!(task_id = %self.task.id(), %error, "task not marked");
         }
+        self.judge_origin(&outcome).await;
         self.outcome.send_replace(Some(outcome));
         match self.scheduling {
             Scheduling::Asked(conversation, _) | Scheduling::Talking { conversation, .. } => {

@@ -60,6 +60,26 @@ pub fn plan(asked: &HeaderMap, is_get: bool, facts: &Facts) -> Plan {
     }
 }
 
+/// Whether a condition of the client is about what the origin has at this moment (RFC 9110, sections 13.1.1 and 13.1.4): it protects
+/// those who read in parts, or write, from mixtures.
+pub fn needs_origin(asked: &HeaderMap) -> bool {
+    asked.contains_key(header::IF_MATCH) || asked.contains_key(header::IF_UNMODIFIED_SINCE)
+}
+
+/// Whether the client wants to be sure that the origin still has it (RFC 9111, section 5.2.1).
+pub fn must_revalidate(asked: &HeaderMap) -> bool {
+    let says = |name: HeaderName| {
+        asked
+            .get_all(name)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|list| list.split(','))
+            .map(|word| word.trim().to_ascii_lowercase())
+            .any(|word| matches!(word.as_str(), "no-cache" | "no-store" | "max-age=0"))
+    };
+    says(header::CACHE_CONTROL) || says(header::PRAGMA)
+}
+
 /// The headers that go with the plan.
 pub fn headers(facts: &Facts, plan: &Plan) -> HeaderMap {
     let mut headers = HeaderMap::new();
@@ -138,7 +158,7 @@ pub fn etag(facts: &Facts) -> Option<String> {
 
 /// Whether the origin's header still means something for another client, at another time.
 fn is_passed_on(name: &HeaderName) -> bool {
-    const STALE: [HeaderName; 26] = [
+    const STALE: [HeaderName; 29] = [
         header::CONNECTION,
         header::CONTENT_LENGTH,
         header::CONTENT_RANGE,
@@ -160,6 +180,10 @@ fn is_passed_on(name: &HeaderName) -> bool {
         header::PROXY_AUTHORIZATION,
         header::ACCESS_CONTROL_ALLOW_CREDENTIALS,
         HeaderName::from_static("set-cookie2"),
+        // Of the one byte that the origin was asked for.
+        HeaderName::from_static("content-digest"),
+        HeaderName::from_static("content-md5"),
+        HeaderName::from_static("digest"),
         HeaderName::from_static("keep-alive"),
         HeaderName::from_static("proxy-connection"),
         HeaderName::from_static("clear-site-data"),

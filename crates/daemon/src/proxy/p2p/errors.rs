@@ -70,6 +70,12 @@ pub(super) fn origin(error: &SourceError) -> Response<ProxyBody> {
         return answer::error(StatusCode::BAD_REQUEST, ErrorType::Dfdaemon, &text);
     }
     match error.status_code() {
+        // The origin's 412 answers a condition of ours.
+        _ if matches!(error, SourceError::Changed { .. }) => answer::error(
+            StatusCode::BAD_GATEWAY,
+            ErrorType::Backend,
+            &error.to_string(),
+        ),
         Some(status) => refused(status, &error.detail().header, &error.to_string()),
         None => answer::unreachable(error),
     }

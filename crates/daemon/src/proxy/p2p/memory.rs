@@ -39,8 +39,6 @@ pub(super) struct Remembered {
 pub(super) struct Named {
     /// What names the manifest.
     pub(super) digest: Digest,
-    /// The registry said it to anybody.
-    pub(super) public: bool,
     /// When it was said.
     pub(super) at: SystemTime,
 }
@@ -128,7 +126,7 @@ impl Memory {
             url: key(url),
             content_type: String::new(),
             digest: named.digest.to_string(),
-            public: named.public,
+            public: false,
             at_ms: at_ms(named.at),
         };
         self.write(url, &line, &[])
@@ -205,18 +203,17 @@ fn understood(bytes: Bytes, url: &Url) -> Option<Kept> {
     }
     // Far beyond any date that a registry was asked at is damage.
     let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(line.at_ms))?;
-    let public = line.public;
     let manifest = bytes.slice(end + 1..);
     if manifest.is_empty() {
         let digest = line.digest.parse().ok()?;
-        return Some(Kept::Digest(Named { digest, public, at }));
+        return Some(Kept::Digest(Named { digest, at }));
     }
     let manifest = Manifest::read(manifest, Some(&line.content_type)).ok()?;
     let whole = manifest.digest().to_string() == line.digest;
     whole.then(|| {
         Kept::Manifest(Remembered {
             manifest,
-            public,
+            public: line.public,
             at,
         })
     })
@@ -248,7 +245,6 @@ mod tests {
         // The same by HEAD says nothing new, another one does.
         let mut named = Named {
             digest: remembered.manifest.digest(),
-            public: false,
             at: remembered.at,
         };
         memory.note(&url, &named).unwrap();

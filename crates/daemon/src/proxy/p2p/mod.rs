@@ -18,6 +18,7 @@ mod tag;
 mod tests;
 
 use std::net::IpAddr;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -25,6 +26,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use parking_lot::Mutex;
+use protocol::Digest;
 use source::SourceError;
 use storage::{Mark, Task};
 use tracing::{debug, info, warn};
@@ -34,7 +36,9 @@ use super::body::ProxyBody;
 use super::rules::Rule;
 use super::window::Windows;
 use crate::config;
-use crate::engine::{DownloadError, DownloadSpec, Engine, Known, Probe, ToldBy, is_away, public};
+use crate::engine::{
+    DownloadError, DownloadSpec, Engine, Known, Probe, Run, ToldBy, is_away, public, stored_version,
+};
 use crate::identity::Identity;
 use crate::metrics::{InProgress, Metrics, TaskLabels};
 use access::{Access, Claim};
@@ -46,6 +50,13 @@ use tag::Rescue;
 
 /// How long it is believed that a content is given to anybody, while its origin could be asked.
 const PUBLIC_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// Bytes by which an origin shows that it has a content.
+const SHOW_LEN: u64 = 32;
+/// Places out of which these are chosen.
+const SHOW_PLACES: usize = 8;
+/// How long it may take to show them.
+const SHOW_MAX: Duration = Duration::from_secs(15);
 
 /// A GET or HEAD that a rule, or `X-Dragonfly-Use-P2P`, sends into the swarm.
 #[derive(Debug, Clone)]
@@ -88,6 +99,12 @@ pub enum DirectReason {
     NoLength,
     /// The origin insists on an encoding, which may suit this client only.
     Encoded,
+    /// The origin gives this client something else than is held here.
+    Differs,
+    /// The origin says that it has what the digest names, but does not give its bytes.
+    NotShown,
+    /// The client's condition is about what the origin has now.
+    Condition,
 }
 
 /// What the way into the swarm is made of.
@@ -123,6 +140,10 @@ struct Inner {
 /// Whether a client may have a content.
 enum Admission {
     Yes,
+    /// The origin says so; but what a digest names is somebody else's content until the origin has shown that it has it.
+    IfShown,
+    /// The origin gives this client another content, or another version.
+    Differs,
     /// The origin is away: only if it is known that it gives the content to anybody.
     IfPublic,
     No(Response<ProxyBody>),
@@ -158,6 +179,9 @@ impl P2p {
         let Some(inner) = &self.inner else {
             return Outcome::Direct(DirectReason::NoSwarm);
         };
+        if answer::needs_origin(&request.headers) {
+            return Outcome::Direct(DirectReason::Condition);
+        }
         let wish = match request::wish(&request, &inner.defaults) {
             Ok(wish) => wish,
             Err(refusal) => return Outcome::Answer(errors::refusal(&refusal)),
@@ -167,7 +191,15 @@ impl P2p {
             return inner.clone().tag(request, wish.spec).await;
         }
         let url = wish.spec.url_redacted();
-        match inner.content(&request, wish, reference).await {
+        let mut outcome = inner.content(&request, wish.clone(), &reference).await;
+        if let Err(DownloadError::Source(error)) = &outcome
+            && matches!(**error, SourceError::Changed { .. })
+        {
+            // What was known of it is of an earlier version, and is forgotten by now.
+            info!(url, %error, "asking again");
+            outcome = inner.content(&request, wish, &reference).await;
+        }
+        match outcome {
             Ok(outcome) => outcome,
             Err(DownloadError::Unmeasured) => Outcome::Direct(DirectReason::NoLength),
             Err(DownloadError::Source(error)) if matches!(*error, SourceError::Encoded { .. }) => {
@@ -195,17 +227,33 @@ impl Inner {
         &self,
         request: &P2pRequest,
         wish: Wish,
-        reference: Reference,
+        reference: &Reference,
     ) -> Result<Outcome, DownloadError> {
         let Wish { mut spec, prefetch } = wish;
         let is_get = request.method == Method::GET;
-        let here = self.engine.store().task(&spec.task_id)?;
+        let mut here = self.engine.store().task(&spec.task_id)?;
         if !is_get && here.is_none() && spec.named_by.is_none() {
             return Ok(Outcome::Direct(DirectReason::UnknownHead));
         }
         let mut admission = self.admit(request, &mut spec, here.as_ref()).await;
+        if matches!(admission, Admission::Differs) {
+            let outdated = match here.take() {
+                // With a digest for its name a content does not change: who says so is wrong about a whole one.
+                Some(task) if spec.named_by.is_some() => !task.is_complete().unwrap_or(true),
+                Some(_) => self.engine.is_anonymous(&spec),
+                None => false,
+            };
+            if !outdated || !self.engine.forget(&spec.task_id).await {
+                return Ok(Outcome::Direct(DirectReason::Differs));
+            }
+            admission = self.asked(&spec);
+        }
         if let Admission::No(refusal) = admission {
             return Ok(Outcome::Answer(refusal));
+        }
+        // What an origin says of a digest is not to be what is known here of the content.
+        if !is_get && here.is_none() && matches!(admission, Admission::IfShown) {
+            return Ok(Outcome::Direct(DirectReason::UnknownHead));
         }
         let known = self.engine.know(&spec).await?;
         if here.is_none() && spec.named_by.is_none() {
@@ -216,8 +264,10 @@ impl Inner {
                 // Another client was quicker, and the origin was asked in its name.
                 ToldBy::Store => {
                     admission = self.admit(request, &mut spec, Some(&known.task)).await;
-                    if let Admission::No(refusal) = admission {
-                        return Ok(Outcome::Answer(refusal));
+                    match admission {
+                        Admission::No(refusal) => return Ok(Outcome::Answer(refusal)),
+                        Admission::Differs => return Ok(Outcome::Direct(DirectReason::Differs)),
+                        _ => {}
                     }
                 }
             }
@@ -252,11 +302,21 @@ impl Inner {
                 return Err(error);
             }
         };
+        if matches!(admission, Admission::IfShown) {
+            match self.shows(&spec, &task, &mut portions).await {
+                Ok(true) => self.shown(request, &spec, &task),
+                Ok(false) => return Ok(Outcome::Direct(DirectReason::NotShown)),
+                Err(error) => {
+                    exchange.failed();
+                    return Err(error);
+                }
+            }
+        }
         // The neighbours that gave the first bytes have said by now whether the content is public.
         if !self.may(&admission, &task) {
             return Ok(Outcome::Answer(errors::unasked()));
         }
-        if reference == Reference::Manifest && !is_part && facts.named_by.is_some() {
+        if *reference == Reference::Manifest && !is_part && facts.named_by.is_some() {
             let manifest = match collect(&mut portions).await {
                 Ok(bytes) => {
                     Manifest::read(bytes, facts.header.get("content-type").map(String::as_str))
@@ -298,18 +358,18 @@ impl Inner {
         spec: &mut DownloadSpec,
         here: Option<&Task>,
     ) -> Admission {
-        if here.is_some_and(|task| is_public(task, PUBLIC_MAX)) {
+        let must_ask = answer::must_revalidate(&request.headers) || here.is_some_and(varies);
+        if !must_ask && here.is_some_and(|task| is_public(task, PUBLIC_MAX)) {
             return Admission::Yes;
         }
         if here.is_none() && spec.named_by.is_none() {
             // The engine asks the origin in the name of this client.
             return Admission::Yes;
         }
-        let what = format!("{} {}", bare(&request.url), spec.task_id);
-        let claims = self.claims(&what, request);
+        let claims = self.claims_to(request, spec);
         let authority = authority(&request.url);
         let now = Instant::now();
-        {
+        if !must_ask {
             let access = self.access.lock();
             if claims.iter().any(|claim| access.is_fresh(*claim, now)) {
                 return Admission::Yes;
@@ -319,15 +379,17 @@ impl Inner {
         if !is_away_still {
             match self.engine.stat(spec).await {
                 Ok(facts) => {
-                    self.accepted(&authority, claims[0]);
-                    if let Some(task) = here
-                        && self.engine.is_anonymous(spec)
-                        && let Err(error) = task.mark(Mark::Public)
-                    {
-                        debug!(task_id = %task.id(), %error, "task not marked as public");
-                    }
+                    self.access.lock().is_back(&authority);
+                    let is_same = here.is_none_or(|task| is_given(task, spec, &facts));
                     spec.probe = Probe::Known(Arc::new(facts));
-                    return Admission::Yes;
+                    if !is_same {
+                        return Admission::Differs;
+                    }
+                    let admission = self.asked(spec);
+                    if let (Admission::Yes, Some(task)) = (&admission, here) {
+                        self.shown(request, spec, task);
+                    }
+                    return admission;
                 }
                 Err(error) if is_away(&error) => {
                     info!(url = %spec.url_redacted(), %error, "origin is away");
@@ -348,6 +410,84 @@ impl Inner {
             true => Admission::Yes,
             false => Admission::IfPublic,
         }
+    }
+
+    /// What the yes of an origin that was asked is worth.
+    fn asked(&self, spec: &DownloadSpec) -> Admission {
+        let Some(digest) = &spec.named_by else {
+            return Admission::Yes;
+        };
+        let access = self.access.lock();
+        let shown = access.claim(&shown_by(&spec.url, digest), std::iter::empty());
+        match access.is_remembered(shown, Instant::now()) {
+            true => Admission::Yes,
+            false => Admission::IfShown,
+        }
+    }
+
+    /// The origin gives this content to this client, and has it.
+    fn shown(&self, request: &P2pRequest, spec: &DownloadSpec, task: &Task) {
+        let claim = self.claims_to(request, spec)[0];
+        let mut access = self.access.lock();
+        access.accept(claim, Instant::now());
+        if let Some(digest) = &spec.named_by {
+            let shown = access.claim(&shown_by(&spec.url, digest), std::iter::empty());
+            access.accept(shown, Instant::now());
+        }
+        drop(access);
+        if self.engine.is_anonymous(spec)
+            && let Err(error) = task.mark(Mark::Public)
+        {
+            debug!(task_id = %task.id(), %error, "task not marked as public");
+        }
+    }
+
+    /// Whether the origin has shown lately that it has what this digest names.
+    fn is_shown(&self, url: &Url, digest: &Digest) -> bool {
+        let access = self.access.lock();
+        let shown = access.claim(&shown_by(url.as_str(), digest), std::iter::empty());
+        access.is_remembered(shown, Instant::now())
+    }
+
+    /// Lets the origin show that it has the content that its digest names: some bytes that only who has it can know, out of those that
+    /// have come. Anybody can set up a registry that says yes to every digest.
+    async fn shows(
+        &self,
+        spec: &DownloadSpec,
+        task: &Task,
+        portions: &mut Portions,
+    ) -> Result<bool, DownloadError> {
+        let start = portions.reader().wanted().start;
+        let Some(run) = portions.ready().await? else {
+            return Ok(true);
+        };
+        let (offset, sample) = match run {
+            Run::Express(bytes) => telling(start, bytes.len() as u64, |buffer, at| {
+                let at = usize::try_from(at - start).unwrap_or(usize::MAX);
+                let part = bytes.get(at..at + buffer.len()).unwrap_or_default();
+                buffer[..part.len()].copy_from_slice(part);
+                Ok(())
+            }),
+            Run::Stored { offset, length, .. } => {
+                let file = task.content_file();
+                telling(offset, length, |buffer, at| file.read_exact_at(buffer, at))
+            }
+        }
+        .map_err(|error| {
+            DownloadError::Invalid(format!("what has come cannot be read: {error}"))
+        })?;
+        let asked = tokio::time::timeout(SHOW_MAX, self.engine.gives(spec, offset, &sample));
+        let shown = match asked.await {
+            Ok(shown) => shown?,
+            Err(_) => false,
+        };
+        // The rest may have come meanwhile, and be found wrong: an error as long as it can be said.
+        portions.ready().await?;
+        Ok(shown)
+    }
+
+    fn claims_to(&self, request: &P2pRequest, spec: &DownloadSpec) -> [Claim; 2] {
+        self.claims(&format!("{} {}", bare(&request.url), spec.task_id), request)
     }
 
     /// What this client claims, and what everybody could: that the content is given without credentials.
@@ -380,7 +520,8 @@ impl Inner {
     }
 
     fn may(&self, admission: &Admission, task: &Task) -> bool {
-        matches!(admission, Admission::Yes) || is_public(task, Duration::MAX)
+        // Of a content that is not shown, the client learns no more than its origin said.
+        matches!(admission, Admission::Yes | Admission::IfShown) || is_public(task, Duration::MAX)
     }
 
     fn add_own_headers<B>(&self, response: &mut Response<B>, spec: &DownloadSpec, task: &Task) {
@@ -477,6 +618,67 @@ fn facts(task: &Task, spec: &DownloadSpec) -> answer::Facts {
         last_modified: description.last_modified.clone(),
         named_by: spec.named_by.clone(),
     }
+}
+
+/// Whether what the origin gives this client is what is held here, as far as it says.
+fn is_given(task: &Task, spec: &DownloadSpec, facts: &source::Facts) -> bool {
+    let held = stored_version(task);
+    if spec.named_by.is_some() {
+        let length = facts.content_length;
+        return length.is_none_or(|length| Some(length) == held.content_length);
+    }
+    let told = &facts.version;
+    let names_version = told.etag.is_some() || told.last_modified.is_some();
+    held.difference(told).is_none() && (names_version || !depends_on_client(&facts.header))
+}
+
+/// Whether what is held here was one of several answers.
+fn varies(task: &Task) -> bool {
+    let header = &task.description().response_header;
+    let vary = header.get("vary").map_or("", String::as_str);
+    vary.split(',')
+        .map(str::trim)
+        .any(|name| !name.is_empty() && !name.eq_ignore_ascii_case("accept-encoding"))
+}
+
+/// Whether the answer is meant for this client, by RFC 9111 (sections 3.5, 4.1 and 5.2.2).
+fn depends_on_client(header: &std::collections::HashMap<String, String>) -> bool {
+    let lists = |name: &str, words: &[&str]| {
+        let list = header.get(name).map_or("", String::as_str);
+        list.split([',', '='])
+            .map(str::trim)
+            .any(|word| words.iter().any(|it| word.eq_ignore_ascii_case(it)))
+    };
+    lists("cache-control", &["private", "no-store"])
+        || lists("vary", &["*", "authorization", "cookie"])
+}
+
+/// What an origin claims when it says that it has what a digest names.
+fn shown_by(url: &str, digest: &Digest) -> String {
+    let authority = Url::parse(url).map(|url| authority(&url));
+    format!("{} has {digest}", authority.unwrap_or_default())
+}
+
+/// Of several places in `length` bytes from `start` on, the one whose bytes are hardest to guess, with these bytes.
+fn telling(
+    start: u64,
+    length: u64,
+    read: impl Fn(&mut [u8], u64) -> std::io::Result<()>,
+) -> std::io::Result<(u64, Vec<u8>)> {
+    let take = length.min(SHOW_LEN);
+    let mut best = (0, start, Vec::new());
+    for _ in 0..SHOW_PLACES {
+        let at = start + fastrand::u64(0..=length - take);
+        let mut bytes = vec![0; usize::try_from(take).unwrap_or_default()];
+        read(&mut bytes, at)?;
+        let mut different = bytes.clone();
+        different.sort_unstable();
+        different.dedup();
+        if different.len() > best.0 {
+            best = (different.len(), at, bytes);
+        }
+    }
+    Ok((best.1, best.2))
 }
 
 /// Whether the origin gave it to anybody within this time.

@@ -38,7 +38,7 @@ pub enum Refusal {
 }
 
 /// A request as the engine understands it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Wish {
     /// What to fetch; its range is not set yet.
     pub spec: DownloadSpec,

@@ -48,11 +48,7 @@ impl Rescue {
     /// The registry has answered: what it says that the tag names is remembered. containerd asks by HEAD, and then for the manifest by
     /// its digest.
     pub async fn learn(self, answered: &HeaderMap) {
-        let Self {
-            inner,
-            request,
-            spec,
-        } = self;
+        let Self { inner, request, .. } = self;
         let digest = answered
             .get("docker-content-digest")
             .and_then(|digest| digest.to_str().ok()?.parse::<Digest>().ok());
@@ -64,7 +60,6 @@ impl Rescue {
         inner.accepted(&authority(&request.url), claims[0]);
         let named = Named {
             digest,
-            public: inner.engine.is_anonymous(&spec),
             at: SystemTime::now(),
         };
         let noted =
@@ -177,6 +172,7 @@ impl Inner {
         let remembered = match recalled.ok().flatten() {
             Some(Kept::Manifest(remembered)) => remembered,
             kept => {
+                let by_digest = matches!(kept, Some(Kept::Digest(_)));
                 let found = async {
                     match kept {
                         Some(Kept::Digest(named)) => self.manifest_named(request, named).await,
@@ -188,6 +184,11 @@ impl Inner {
                     info!(url = %spec.url_redacted(), %error, "the swarm does not know the tag");
                 });
                 let remembered = remembered.ok()?;
+                let digest = remembered.manifest.digest();
+                // Who says that his tag names a digest may have read it elsewhere.
+                if by_digest && !remembered.public && !self.is_shown(&request.url, &digest) {
+                    return Some(errors::unasked());
+                }
                 self.keep(request, remembered.clone()).await;
                 remembered
             }
@@ -244,7 +245,6 @@ impl Inner {
             .map_err(|refusal| DownloadError::Invalid(refusal.to_string()))?;
         let found = self.manifest_in_swarm(&wish.spec).await?;
         Ok(Remembered {
-            public: named.public,
             at: named.at,
             ..found
         })
