@@ -61,7 +61,7 @@ pub use options::{Hdfs, Hub, ObjectStorage, OriginOptions};
 pub use ordered::OrderedReader;
 pub use plugin::{PluginError, PluginLimits, PluginSource};
 pub use range_plan::RangePlan;
-pub use redact::{Redacted, Secret, is_secret_header};
+pub use redact::{Redacted, Secret, is_secret_header, is_secret_parameter};
 pub use request::{Get, ListLimits, Request, Want};
 pub use retry::RetryPolicy;
 pub use sources::{Entry, Source, Sources, SourcesOptions};

@@ -87,7 +87,7 @@ pub fn is_secret_header(name: &str) -> bool {
 
 /// Whether a lower-case header or parameter name tells of a secret.
 fn looks_secret(name: &str) -> bool {
-    const WORDS: [&str; 14] = [
+    const WORDS: [&str; 16] = [
         "auth",
         "cookie",
         "token",
@@ -102,11 +102,16 @@ fn looks_secret(name: &str) -> bool {
         "access-key",
         "accesskey",
         "session",
+        // As in X-JFrog-Art-Api, Ocp-Apim-Subscription-Key.
+        "art-api",
+        "subscription-key",
     ];
     WORDS.iter().any(|word| name.contains(word))
 }
 
-fn redact_parameter(parameter: &str) -> String {
+/// Whether a query parameter of this name carries a credential, or part of one.
+#[must_use]
+pub fn is_secret_parameter(name: &str) -> bool {
     const EXACT: [&str; 9] = [
         "sig",
         "key",
@@ -118,11 +123,15 @@ fn redact_parameter(parameter: &str) -> String {
         "pwd",
         "delegation",
     ];
+    let name = name.to_ascii_lowercase();
+    EXACT.contains(&name.as_str()) || looks_secret(&name)
+}
+
+fn redact_parameter(parameter: &str) -> String {
     let Some((name, value)) = parameter.split_once('=') else {
         return parameter.to_owned();
     };
-    let lower = name.to_ascii_lowercase();
-    if !value.is_empty() && (EXACT.contains(&lower.as_str()) || looks_secret(&lower)) {
+    if !value.is_empty() && is_secret_parameter(name) {
         format!("{name}=***")
     } else {
         parameter.to_owned()

@@ -33,7 +33,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use protocol::{Bitmap, ByteRange, Geometry, PieceSpan, SegmentIndex, TaskId};
-use source::{Facts, RangeSupport, Version};
+use source::{Facts, Get, RangeSupport, Version};
 use storage::{CreateError, Mark, NewTask, Task};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::sync::CancellationToken;
@@ -153,7 +153,11 @@ impl Engine {
         }
     }
 
-    /// Whether the origin of `spec` has these bytes of the content, read in the name of its caller.
+    /// Whether the origin of `spec` has these bytes of the content, read in the name of its caller. One without ranges is read from the
+    /// beginning as far as it is needed.
+    ///
+    /// # Errors
+    /// The origin's refusal, or why it was not reached.
     pub async fn gives(
         &self,
         spec: &DownloadSpec,
@@ -166,17 +170,28 @@ impl Engine {
             start,
             length: bytes.len() as u64,
         };
-        let mut body = parts
-            .sources
-            .get(&request, source::Get::range(range))
-            .await?
-            .body;
-        let mut rest = bytes;
-        while let Some(chunk) = body.next().await {
-            match rest.strip_prefix(&chunk?[..]) {
-                Some(after) => rest = after,
-                None => return Ok(false),
+        let got = parts.sources.get(&request, Get::range(range)).await;
+        let (mut body, mut ahead) = match got {
+            Ok(content) => (content.body, 0),
+            Err(source::SourceError::RangesUnsupported { .. }) => {
+                let content = parts.sources.get(&request, Get::whole()).await?;
+                (content.body, start)
             }
+            Err(error) => return Err(error),
+        };
+        let mut rest = bytes;
+        while !rest.is_empty()
+            && let Some(chunk) = body.next().await
+        {
+            let chunk = chunk?;
+            let passed = ahead.min(chunk.len() as u64);
+            ahead -= passed;
+            let chunk = &chunk[usize::try_from(passed).unwrap_or(chunk.len())..];
+            let common = chunk.len().min(rest.len());
+            if chunk[..common] != rest[..common] {
+                return Ok(false);
+            }
+            rest = &rest[common..];
         }
         Ok(rest.is_empty())
     }

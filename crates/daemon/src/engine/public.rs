@@ -25,28 +25,31 @@ pub fn is_anonymous(spec: &DownloadSpec) -> bool {
         || origin.model_scope.is_some()
         || origin.open_csg.is_some();
     // Origins of other kinds may know this host by what its environment says.
-    let bare = Url::parse(&spec.url)
-        .is_ok_and(|url| matches!(url.scheme(), "http" | "https") && !is_signed(&url));
+    let bare = Url::parse(&spec.url).is_ok_and(|url| {
+        matches!(url.scheme(), "http" | "https")
+            && !is_signed(&url)
+            && !is_filtered(&url, &spec.wire.filtered_query_params)
+    });
     !secret && !keys && bare
 }
 
 /// Whether the URL itself is a credential: signed for somebody, or with a user in it.
 pub fn is_signed(url: &Url) -> bool {
-    const MARKS: [&str; 6] = [
-        "signature",
-        "token",
-        "credential",
-        "accesskey",
-        "q-sign",
-        "q-ak",
-    ];
+    // q-sign-algorithm and its like, of Tencent.
     let signs = |name: &str| {
-        let name = name.to_ascii_lowercase();
-        MARKS.iter().any(|mark| name.contains(mark)) || name == "sig"
+        source::is_secret_parameter(name) || name.to_ascii_lowercase().starts_with("q-sign")
     };
     !url.username().is_empty()
         || url.password().is_some()
         || url.query_pairs().any(|(name, _)| signs(&name))
+}
+
+/// Whether the URL has a parameter that an operator, or the client, has said not to name the content: mostly one by which the origin
+/// knows who asks. (Of those that never name it [`is_signed`] knows which are credentials; `ns` is none.)
+pub fn is_filtered(url: &Url, filtered: &[String]) -> bool {
+    let usual = |name: &str| protocol::DEFAULT_FILTERED_QUERY_PARAMS.contains(&name);
+    url.query_pairs()
+        .any(|(name, _)| !usual(&name) && filtered.iter().any(|it| *it == name))
 }
 
 /// Whether a header is a bearer token that its registry has given to nobody in particular: a JSON Web Token whose subject is
@@ -138,10 +141,22 @@ mod tests {
             "https://h/k?Signature=x",
             "https://h/k?sig=x",
             "https://h/k?X-Amz-Security-Token=x",
+            "https://h/k?auth_key=x",
+            "https://h/k?Key=x",
+            "https://h/k?jwt=x",
+            "https://h/k?password=x",
             "https://u:p@h/k",
         ] {
             assert!(signed(url), "{url}");
         }
         assert!(!signed("https://h/v2/a/blobs/x?ns=docker.io&page=1"));
+    }
+
+    #[test]
+    fn a_parameter_that_is_left_out_of_the_name_may_be_a_credential() {
+        let filtered = ["ns".to_owned(), "who".to_owned()];
+        let knows = |text: &str| is_filtered(&Url::parse(text).unwrap(), &filtered);
+        assert!(knows("https://h/k?who=me"));
+        assert!(!knows("https://h/k?ns=docker.io&other=1"));
     }
 }

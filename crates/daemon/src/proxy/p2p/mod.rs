@@ -53,6 +53,8 @@ const PUBLIC_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// Bytes by which an origin shows that it has a content.
 const SHOW_LEN: u64 = 32;
+/// Where they are taken from if the origin has no ranges: the first so many bytes of what has come.
+const SHOW_WITHIN: u64 = 64 << 10;
 /// Places out of which these are chosen.
 const SHOW_PLACES: usize = 8;
 /// How long it may take to show them.
@@ -470,6 +472,16 @@ impl Inner {
             }),
             Run::Stored { offset, length, .. } => {
                 let file = task.content_file();
+                let with_ranges = match &spec.probe {
+                    Probe::Known(facts) => facts.ranges != source::RangeSupport::No,
+                    _ => true,
+                };
+                // All before it would have to be read, too.
+                let length = if with_ranges {
+                    length
+                } else {
+                    length.min(SHOW_WITHIN)
+                };
                 telling(offset, length, |buffer, at| file.read_exact_at(buffer, at))
             }
         }
@@ -487,11 +499,12 @@ impl Inner {
     }
 
     fn claims_to(&self, request: &P2pRequest, spec: &DownloadSpec) -> [Claim; 2] {
-        self.claims(&format!("{} {}", bare(&request.url), spec.task_id), request)
+        let what = format!("{} {}", bare(&request.url), spec.task_id);
+        self.claims(&what, request, &spec.wire.filtered_query_params)
     }
 
     /// What this client claims, and what everybody could: that the content is given without credentials.
-    fn claims(&self, what: &str, request: &P2pRequest) -> [Claim; 2] {
+    fn claims(&self, what: &str, request: &P2pRequest, filtered: &[String]) -> [Claim; 2] {
         let access = self.access.lock();
         let mut shown: Vec<(&str, &[u8])> = request
             .headers
@@ -504,7 +517,7 @@ impl Inner {
             .map(|(name, value)| (name.as_str(), value.as_bytes()))
             .collect();
         shown.sort_unstable();
-        if public::is_signed(&request.url) {
+        if public::is_signed(&request.url) || public::is_filtered(&request.url, filtered) {
             shown.push(("url", request.url.as_str().as_bytes()));
         }
         [

@@ -56,7 +56,7 @@ impl Rescue {
         else {
             return;
         };
-        let claims = inner.claims(bare(&request.url), &request);
+        let claims = inner.claims(bare(&request.url), &request, &[]);
         inner.accepted(&authority(&request.url), claims[0]);
         let named = Named {
             digest,
@@ -138,7 +138,7 @@ impl Inner {
             Ok(manifest) => manifest,
             Err(no) => return looked_at(Response::new(ProxyBody::empty()), Err(no)),
         };
-        let claims = self.claims(bare(&request.url), request);
+        let claims = self.claims(bare(&request.url), request, &[]);
         self.accepted(&authority(&request.url), claims[0]);
         let remembered = Remembered {
             manifest: manifest.clone(),
@@ -196,7 +196,7 @@ impl Inner {
         if !is_accepted(accepts(&request.headers), &remembered.manifest.content_type) {
             return None;
         }
-        let claims = self.claims(bare(&request.url), request);
+        let claims = self.claims(bare(&request.url), request, &[]);
         let accepted = {
             let access = self.access.lock();
             let now = Instant::now();
