@@ -9,12 +9,14 @@ use serde_json::{Map, Value, json};
 use super::config::{DockerConfig, DockerMode};
 use super::detect::Runtime;
 use super::plan::{self, Edit, Plan, Refusal, Unclear};
+use super::root::HostRoot;
 use super::version::Version;
 
 /// The first version that reads `proxies` from `daemon.json` (release notes of Docker Engine 23.0).
 const PROXIES_SINCE: u32 = 23;
 
 pub(super) fn plan(
+    root: &HostRoot,
     runtime: &Runtime,
     settings: &DockerConfig,
     proxy: &str,
@@ -24,7 +26,7 @@ pub(super) fn plan(
     if settings.mode == DockerMode::Proxies {
         knows_proxies(runtime.version).map_err(|unclear| unclear.at(path))?;
     }
-    let before = plan::read(path)?;
+    let before = plan::read(root, path)?;
     let after = edit(before.as_deref(), settings.mode, proxy, wrote_before)
         .map_err(|unclear| unclear.at(path))?;
     let note = match settings.mode {

@@ -1,5 +1,7 @@
 //! What was changed and how it was before: the folder from which `dfinit undo` restores.
 //!
+//! Files are named in it as the host names them, so that what a container has changed can be undone on the host itself.
+//!
 //! A file is kept once, before its first change, so that any number of runs can be undone. The order of writes: the copies, the journal
 //! that names them, and only then the files themselves. Whatever is missing after a crash, each file is either as it was or has its
 //! copy, and a restart that is due is still known.
@@ -15,6 +17,7 @@ use protocol::{Digest, DigestAlgorithm};
 use serde::{Deserialize, Serialize};
 
 use super::plan::Edit;
+use super::root::HostRoot;
 
 const JOURNAL: &str = "journal.json";
 /// The version of the journal's format.
@@ -52,6 +55,8 @@ fn names(files: &[PathBuf]) -> String {
 /// The journal of one host.
 #[derive(Debug)]
 pub(super) struct Journal {
+    root: HostRoot,
+    /// Without links, as are all files that are written here.
     folder: PathBuf,
     content: Content,
 }
@@ -66,6 +71,7 @@ struct Content {
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Record {
+    /// As the host names it; links in it are followed each time.
     path: PathBuf,
     /// The runtime that has to be restarted when the file changes.
     restarts: Option<String>,
@@ -89,8 +95,9 @@ struct Original {
 }
 
 impl Journal {
-    /// Opens the journal in `folder`, which need not be there.
-    pub(super) fn open(folder: &Path) -> Result<Self, JournalError> {
+    /// Opens the journal of the host at `root`, in a `folder` there that need not exist yet.
+    pub(super) fn open(root: &HostRoot, folder: &Path) -> Result<Self, JournalError> {
+        let folder = found(root, folder)?;
         let path = folder.join(JOURNAL);
         let content = match fs::read(&path) {
             Ok(bytes) => {
@@ -114,13 +121,15 @@ impl Journal {
             Err(error) => return Err(failed("read", &path, error)),
         };
         Ok(Self {
-            folder: folder.to_owned(),
+            root: root.clone(),
+            folder,
             content,
         })
     }
 
     /// Whether an earlier run has written `path`.
     pub(super) fn wrote(&self, path: &Path) -> bool {
+        let path = self.root.on_host(path);
         self.content.files.iter().any(|record| record.path == path)
     }
 
@@ -160,17 +169,20 @@ impl Journal {
         }
         self.save()?;
         for (_, edit) in &edits {
-            for folder in missing_folders(&edit.path) {
+            let path = found(&self.root, &edit.path)?;
+            for folder in missing_folders(&path) {
                 fs::create_dir(&folder)
                     .map_err(|error| failed("make the folder", &folder, error))?;
             }
-            replace(&edit.path, edit.after.as_bytes())?;
+            replace(&path, edit.after.as_bytes())?;
         }
         Ok(())
     }
 
     fn remember(&mut self, runtime: &str, edit: &Edit) -> Result<(), JournalError> {
         let written = sha256(edit.after.as_bytes());
+        let path = self.root.on_host(&edit.path);
+        let found = found(&self.root, &edit.path)?;
         if edit.needs_restart {
             self.content
                 .restart_due
@@ -181,7 +193,7 @@ impl Journal {
             .content
             .files
             .iter_mut()
-            .find(|record| record.path == edit.path)
+            .find(|record| record.path == path)
         {
             let original = record
                 .original
@@ -193,16 +205,19 @@ impl Journal {
         }
         let original = match &edit.before {
             None => None,
-            Some(_) => Some(self.copy(&edit.path)?),
+            Some(_) => Some(self.copy(&found)?),
         };
         self.content.files.push(Record {
-            path: edit.path.clone(),
+            path,
             restarts: edit.needs_restart.then(|| runtime.to_owned()),
             original,
             written,
             changed_between: false,
             known: false,
-            folders: missing_folders(&edit.path),
+            folders: missing_folders(&found)
+                .iter()
+                .map(|folder| self.root.on_host(folder))
+                .collect(),
         });
         Ok(())
     }
@@ -228,8 +243,8 @@ impl Journal {
             .content
             .files
             .iter()
-            .filter(|record| !record.is_known())
-            .map(|record| record.path.clone())
+            .filter(|record| !record.is_known(&self.root))
+            .map(|record| self.root.named(&record.path))
             .collect();
         if !changed.is_empty() && !force {
             return Err(JournalError::ChangedSince {
@@ -240,8 +255,8 @@ impl Journal {
         let mut restored = Vec::new();
         let mut due = BTreeMap::new();
         for record in self.content.files.iter().rev() {
-            if record.restore(&self.folder)? {
-                restored.push(record.path.clone());
+            if record.restore(&self.root, &self.folder)? {
+                restored.push(self.root.named(&record.path));
                 let knows = record.restarts.clone().filter(|_| record.known);
                 due.extend(knows.map(|runtime| (runtime, SystemTime::now())));
             }
@@ -289,8 +304,9 @@ impl Journal {
 
 impl Record {
     /// Whether the file is as it was or as it was written last, and nobody else's change is under that.
-    fn is_known(&self) -> bool {
-        let now = fs::read(&self.path).ok().map(|bytes| sha256(&bytes));
+    fn is_known(&self, root: &HostRoot) -> bool {
+        let path = root.find(&root.named(&self.path));
+        let now = path.and_then(fs::read).ok().map(|bytes| sha256(&bytes));
         let original = self
             .original
             .as_ref()
@@ -299,26 +315,27 @@ impl Record {
     }
 
     /// Returns whether the file was not as it was already.
-    fn restore(&self, folder: &Path) -> Result<bool, JournalError> {
-        let now = fs::read(&self.path).ok().map(|bytes| sha256(&bytes));
+    fn restore(&self, root: &HostRoot, folder: &Path) -> Result<bool, JournalError> {
+        let path = found(root, &root.named(&self.path))?;
+        let now = fs::read(&path).ok().map(|bytes| sha256(&bytes));
         let changed = match &self.original {
             Some(original) if now.as_ref() == Some(&original.sha256) => false,
             Some(original) => {
                 let copy = folder.join(&original.copy);
                 let bytes =
                     fs::read(&copy).map_err(|error| failed("read the copy", &copy, error))?;
-                replace(&self.path, &bytes)?;
+                replace(&path, &bytes)?;
                 true
             }
-            None => match fs::remove_file(&self.path) {
+            None => match fs::remove_file(&path) {
                 Ok(()) => true,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-                Err(error) => return Err(failed("remove", &self.path, error)),
+                Err(error) => return Err(failed("remove", &path, error)),
             },
         };
         for made in self.folders.iter().rev() {
             // A folder that holds something else by now stays.
-            let _ = fs::remove_dir(made);
+            let _ = fs::remove_dir(root.named(made));
         }
         Ok(changed)
     }
@@ -332,11 +349,16 @@ fn failed(what: &'static str, path: &Path, error: io::Error) -> JournalError {
     }
 }
 
+/// Where `path` leads to on the host, without links.
+fn found(root: &HostRoot, path: &Path) -> Result<PathBuf, JournalError> {
+    root.find(path).map_err(|error| failed("find", path, error))
+}
+
 fn sha256(bytes: &[u8]) -> String {
     Digest::of(DigestAlgorithm::Sha256, bytes).encoded()
 }
 
-/// The folders above `path` that are not there, the outermost first.
+/// The folders above `path`, which has no links, that are not there, the outermost first.
 fn missing_folders(path: &Path) -> Vec<PathBuf> {
     let mut missing: Vec<PathBuf> = path
         .ancestors()
@@ -348,15 +370,14 @@ fn missing_folders(path: &Path) -> Vec<PathBuf> {
     missing
 }
 
-/// Gives the file `bytes` in one step. It keeps its mode and owner; a symbolic link stays one.
+/// Gives the file at `path`, which has no links, `bytes` in one step. It keeps its mode and owner.
 fn replace(path: &Path, bytes: &[u8]) -> Result<(), JournalError> {
-    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let old = fs::metadata(&target).ok();
-    let mut name = target.file_name().unwrap_or_default().to_owned();
+    let old = fs::metadata(path).ok();
+    let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".dfinit-new");
-    let draft = target.with_file_name(name);
+    let draft = path.with_file_name(name);
     write_new(&draft, bytes, old.as_ref())
-        .and_then(|()| fs::rename(&draft, &target))
+        .and_then(|()| fs::rename(&draft, path))
         .inspect_err(|_| {
             let _ = fs::remove_file(&draft);
         })

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::detect::Runtime;
+use super::root::HostRoot;
 
 /// Longest file that is edited. The configuration that containerd prints has 15 KiB.
 const FILE_LEN_MAX: u64 = 1024 * 1024;
@@ -91,13 +92,16 @@ impl Unclear {
     }
 }
 
-/// The text of a file; `None` if there is none.
-pub(super) fn read(path: &Path) -> Result<Option<String>, Refusal> {
+/// The text of a file of the host; `None` if there is none.
+pub(super) fn read(root: &HostRoot, path: &Path) -> Result<Option<String>, Refusal> {
     let unreadable = |reason: String| Refusal::Unreadable {
         path: path.to_owned(),
         reason,
     };
-    match std::fs::metadata(path) {
+    let found = root
+        .find(path)
+        .map_err(|error| unreadable(error.to_string()))?;
+    match std::fs::metadata(&found) {
         Ok(file) if file.len() > FILE_LEN_MAX => {
             return Err(unreadable(format!(
                 "{} bytes, the limit is {FILE_LEN_MAX}: is this the right file?",
@@ -108,7 +112,7 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, Refusal> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(unreadable(error.to_string())),
     }
-    std::fs::read_to_string(path)
+    std::fs::read_to_string(found)
         .map(Some)
         .map_err(|error| unreadable(error.to_string()))
 }

@@ -11,6 +11,7 @@ use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, value};
 use super::config::{MirroredRegistry, RegistriesConfig};
 use super::detect::{Kind, Runtime};
 use super::plan::{self, Edit, Plan, Refusal, Unclear};
+use super::root::HostRoot;
 
 /// What v2 writes into a new file, in this order.
 const SEARCH_REGISTRIES: [&str; 3] = [
@@ -20,12 +21,13 @@ const SEARCH_REGISTRIES: [&str; 3] = [
 ];
 
 pub(super) fn plan(
+    root: &HostRoot,
     runtime: &Runtime,
     settings: &RegistriesConfig,
     mirror: &str,
 ) -> Result<Plan, Refusal> {
     let path = &runtime.config;
-    let before = plan::read(path)?;
+    let before = plan::read(root, path)?;
     let after = edit(before.as_deref(), settings, mirror).map_err(|unclear| unclear.at(path))?;
     let mut notes = Vec::new();
     match settings.registries.as_slice() {

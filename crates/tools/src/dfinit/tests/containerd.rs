@@ -257,7 +257,7 @@ fn host(files: &[(&str, &str)]) -> tempfile::TempDir {
 
 fn planned(root: &Path, settings: &ContainerdConfig) -> Result<Plan, Refusal> {
     let runtime = runtime(&root.join("etc/containerd/config.toml"), "1.6.20");
-    super::plan(root, &runtime, settings, PROXY)
+    super::plan(&HostRoot::new(root), &runtime, settings, PROXY)
 }
 
 #[test]
@@ -344,7 +344,7 @@ fn without_file_and_program_there_is_nothing_to_set_up() {
         version: None,
         ..runtime(&root.path().join("config.toml"), "")
     };
-    let told = super::plan(root.path(), &absent, &settings(), PROXY)
+    let told = super::plan(&HostRoot::new(root.path()), &absent, &settings(), PROXY)
         .unwrap_err()
         .to_string();
     assert!(

@@ -29,14 +29,18 @@ impl Host {
         self.root.path().join(name)
     }
 
+    fn own() -> HostRoot {
+        HostRoot::new("/")
+    }
+
     fn journal(&self) -> Journal {
-        Journal::open(&self.path("state")).unwrap()
+        Journal::open(&Self::own(), &self.path("state")).unwrap()
     }
 
     fn write(&self, name: &str, after: &str) {
         let path = self.path(name);
         let edit = Edit {
-            before: plan::read(&path).unwrap(),
+            before: plan::read(&Self::own(), &path).unwrap(),
             path,
             after: after.into(),
             needs_restart: name.ends_with(".toml"),
@@ -128,6 +132,19 @@ fn a_symbolic_link_stays_one() {
 }
 
 #[test]
+fn a_link_to_a_file_that_is_not_there_stays_one() {
+    let host = Host::new(&[]);
+    symlink("made/real.toml", host.path("link.toml")).unwrap();
+    host.write("link.toml", "b");
+    assert_eq!(
+        fs::read_to_string(host.path("made/real.toml")).unwrap(),
+        "b"
+    );
+    host.journal().undo(false).unwrap();
+    assert!(host.path("link.toml").is_symlink() && !host.path("made").exists());
+}
+
+#[test]
 fn changes_of_others_are_not_lost_without_force() {
     let host = Host::new(&[("c.toml", "a"), ("d.toml", "a")]);
     host.write("c.toml", "b");
@@ -178,7 +195,9 @@ fn nothing_to_write_makes_no_journal() {
 #[test]
 fn a_damaged_journal_says_where_the_copies_are() {
     let host = Host::new(&[("state/journal.json", "{")]);
-    let told = Journal::open(&host.path("state")).unwrap_err().to_string();
+    let told = Journal::open(&Host::own(), &host.path("state"))
+        .unwrap_err()
+        .to_string();
     assert!(
         told.contains("journal.json") && told.contains("damaged"),
         "{told}"
