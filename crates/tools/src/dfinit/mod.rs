@@ -71,13 +71,28 @@ pub fn command() -> clap::Command {
 ///
 /// # Errors
 ///
-/// [`Failure::Refused`] with what failed and what to do.
+/// [`Failure::Usage`] for options that do not fit together, else [`Failure::Refused`] with what failed and what to do.
 pub async fn run(arguments: Arguments) -> Result<Told, Failure> {
+    restart_is_of_the_host(&arguments)?;
     let outcome = match arguments.command {
         Some(Action::Undo { force }) => undo(&arguments, force).await,
         None => set_up(&arguments).await,
     };
     outcome.map(|outcome| Told::new(&outcome))
+}
+
+/// The systemd of this process would restart a runtime of the wrong host.
+fn restart_is_of_the_host(arguments: &Arguments) -> Result<(), Failure> {
+    let is_known = arguments.host_root().is_own() || arguments.restart_command.is_some();
+    if !arguments.restart || is_known {
+        return Ok(());
+    }
+    Err(Failure::Usage {
+        reason: format!(
+            "how the runtime of the host at {} is restarted is not known here: say it with --restart-command, as in 'nsenter -t 1 -m -- systemctl restart containerd', or leave --restart out",
+            arguments.root.display()
+        ),
+    })
 }
 
 async fn set_up(arguments: &Arguments) -> Result<Outcome, Failure> {

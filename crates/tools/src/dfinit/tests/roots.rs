@@ -41,12 +41,16 @@ impl Machine {
     }
 
     async fn run(&self, root: &str, words: &[&str]) {
+        self.try_run(root, words).await.unwrap();
+    }
+
+    async fn try_run(&self, root: &str, words: &[&str]) -> Result<Told, Failure> {
         let (root, config) = (self.path(root), self.path("dfinit.yaml"));
         let line = ["dfinit", "--root", root.to_str().unwrap()]
             .into_iter()
             .chain(["--config", config.to_str().unwrap()])
             .chain(words.iter().copied());
-        run(Arguments::parse_from(line)).await.unwrap();
+        run(Arguments::parse_from(line)).await
     }
 
     /// Every file and link below `folder`, and what it says.
@@ -153,4 +157,25 @@ async fn each_root_has_a_journal_of_its_own() {
         let config = machine.path(&format!("{host}/etc/containerd/config.toml"));
         assert_eq!(fs::read_to_string(config).unwrap(), "version = 2\n");
     }
+}
+
+#[tokio::test]
+async fn the_runtime_of_this_machine_is_not_restarted_for_another_host() {
+    let machine = Machine::new();
+    machine.write("host/etc/containerd/config.toml", "version = 2\n");
+    let before = machine.all("host");
+    for words in [&["--restart"][..], &["undo", "--restart"]] {
+        let refused = machine.try_run("host", words).await;
+        let Err(Failure::Usage { reason }) = refused else {
+            panic!("{words:?}");
+        };
+        assert!(reason.contains("--restart-command"), "{reason}");
+    }
+    assert_eq!(machine.all("host"), before);
+    let ran = machine.path("ran");
+    let command = format!("touch {}", ran.display());
+    machine
+        .run("host", &["--restart", "--restart-command", &command])
+        .await;
+    assert!(ran.exists());
 }
