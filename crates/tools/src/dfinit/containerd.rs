@@ -15,6 +15,7 @@ use super::hosts_toml::{self, Mirror};
 use super::plan::{self, Edit, Plan, Refusal, Unclear};
 use super::root::HostRoot;
 use super::version::Version;
+use super::written::set_value;
 
 /// The plugin that pulls, in configurations of version 2 (containerd 1.x).
 const GRPC_CRI: &str = "io.containerd.grpc.v1.cri";
@@ -69,19 +70,10 @@ pub(super) fn plan(
         let before = plan::read(root, &path)?;
         let after = hosts_toml::edit(before.as_deref(), &mirror, proxy)
             .map_err(|unclear| unclear.at(&path))?;
-        plan.edits.push(Edit {
-            path,
-            before,
-            after,
-            needs_restart: false,
-        });
+        plan.edits.push(Edit::new(path, before, after, false));
     }
-    plan.edits.push(Edit {
-        path: path.clone(),
-        before,
-        after: edited.text,
-        needs_restart: true,
-    });
+    plan.edits
+        .push(Edit::new(path.clone(), before, edited.text, true));
     Ok(plan)
 }
 
@@ -436,28 +428,20 @@ fn set(document: &mut DocumentMut, path: &[&str], key: &str, new: Item) -> Resul
         }
         table = inner;
     }
-    match table.get_mut(key) {
-        Some(old) => {
-            let decor = old.as_value().map(|old| old.decor().clone());
-            *old = new;
-            if let (Some(decor), Some(fresh)) = (decor, old.as_value_mut()) {
-                *fresh.decor_mut() = decor;
-            }
-        }
-        None => {
-            table.insert(key, new);
-            let indent = match table.decor().prefix().and_then(|prefix| prefix.as_str()) {
-                Some(prefix) if !table.is_implicit() => {
-                    match prefix.rsplit('\n').next().unwrap_or("") {
-                        "" => String::new(),
-                        own => format!("{own}  "),
-                    }
+    let missing = !table.contains_key(key);
+    set_value(table, key, new);
+    if missing {
+        let indent = match table.decor().prefix().and_then(|prefix| prefix.as_str()) {
+            Some(prefix) if !table.is_implicit() => {
+                match prefix.rsplit('\n').next().unwrap_or("") {
+                    "" => String::new(),
+                    own => format!("{own}  "),
                 }
-                _ => String::new(),
-            };
-            if let Some(mut key) = table.key_mut(key) {
-                key.leaf_decor_mut().set_prefix(indent);
             }
+            _ => String::new(),
+        };
+        if let Some(mut key) = table.key_mut(key) {
+            key.leaf_decor_mut().set_prefix(indent);
         }
     }
     Ok(())

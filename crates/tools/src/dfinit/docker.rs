@@ -39,12 +39,7 @@ pub(super) fn plan(
     };
     Ok(Plan {
         runtime: runtime.clone(),
-        edits: vec![Edit {
-            path: path.clone(),
-            before,
-            after,
-            needs_restart: true,
-        }],
+        edits: vec![Edit::new(path.clone(), before, after, true)],
         notes: vec![note.to_owned()],
     })
 }

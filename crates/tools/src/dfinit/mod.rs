@@ -22,6 +22,7 @@ mod restart;
 mod root;
 mod standing;
 mod version;
+mod written;
 
 use std::ffi::OsString;
 use std::path::Path;

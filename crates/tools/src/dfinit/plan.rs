@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::detect::Runtime;
 use super::root::HostRoot;
+use super::written::keep_line_ends;
 
 /// Longest file that is edited. The configuration that containerd prints has 15 KiB.
 const FILE_LEN_MAX: u64 = 1024 * 1024;
@@ -29,6 +30,22 @@ pub(super) struct Edit {
 }
 
 impl Edit {
+    /// `path` shall say `after`; its lines go on to end as they do.
+    pub(super) fn new(
+        path: PathBuf,
+        before: Option<String>,
+        after: String,
+        needs_restart: bool,
+    ) -> Self {
+        let after = keep_line_ends(before.as_deref().unwrap_or(""), after);
+        Self {
+            path,
+            before,
+            after,
+            needs_restart,
+        }
+    }
+
     pub(super) fn changes(&self) -> bool {
         self.before.as_ref() != Some(&self.after)
     }

@@ -353,6 +353,32 @@ fn without_file_and_program_there_is_nothing_to_set_up() {
     );
 }
 
+#[test]
+fn the_ends_of_lines_stay() {
+    let config = "version = 2 # ours\r\n# a comment\r\nroot = \"/r\"\r\n";
+    let hosts = "server = \"https://ghcr.io\" # upstream\r\n\r\n# theirs\r\n[host.\"https://cache\"]\r\ncapabilities = [\"pull\"]\r\n";
+    let root = host(&[
+        ("etc/containerd/config.toml", config),
+        ("etc/containerd/certs.d/_default/hosts.toml", hosts),
+    ]);
+    let plan = planned(root.path(), &settings()).unwrap();
+    for edit in &plan.edits {
+        let plain = edit.after.replace("\r\n", "");
+        assert!(!plain.contains(['\r', '\n']), "{:?}", edit.after);
+        assert!(edit.changes());
+    }
+    let written = plan.edits[1].after.clone();
+    std::fs::write(root.path().join("etc/containerd/config.toml"), &written).unwrap();
+    std::fs::write(
+        root.path()
+            .join("etc/containerd/certs.d/_default/hosts.toml"),
+        &plan.edits[0].after,
+    )
+    .unwrap();
+    let again = planned(root.path(), &settings()).unwrap();
+    assert!(!again.edits.iter().any(Edit::changes), "{again:?}");
+}
+
 /// Texts like configurations: pieces of real ones in any order, valid or not.
 fn any_config() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
