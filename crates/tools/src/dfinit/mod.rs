@@ -14,6 +14,7 @@ pub mod detect;
 mod docker;
 mod hosts_toml;
 mod journal;
+mod json_text;
 mod plan;
 mod probe;
 mod registries;
