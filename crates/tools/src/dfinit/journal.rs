@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -32,6 +32,8 @@ pub(super) enum JournalError {
         path: PathBuf,
         error: io::Error,
     },
+    #[error("somebody has changed {} at this moment: nothing was changed: run dfinit again", path.display())]
+    Meanwhile { path: PathBuf },
     #[error("the journal {} is damaged ({reason}): the copies of the files lie beside it; restore them by hand and remove the folder", path.display())]
     Damaged { path: PathBuf, reason: String },
     #[error(
@@ -162,6 +164,9 @@ impl Journal {
         if edits.is_empty() {
             return Ok(());
         }
+        for (_, edit) in &edits {
+            self.is_as_planned(edit)?;
+        }
         fs::create_dir_all(&self.folder)
             .map_err(|error| failed("make the folder", &self.folder, error))?;
         for (runtime, edit) in &edits {
@@ -177,6 +182,22 @@ impl Journal {
             replace(&path, edit.after.as_bytes())?;
         }
         Ok(())
+    }
+
+    /// Whether the file still says what the edit was made of; else the change of somebody would be lost.
+    fn is_as_planned(&self, edit: &Edit) -> Result<(), JournalError> {
+        let path = found(&self.root, &edit.path)?;
+        let now = match fs::read(&path) {
+            Ok(bytes) => Some(bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(failed("read", &path, error)),
+        };
+        match now.as_deref() == edit.before.as_deref().map(str::as_bytes) {
+            true => Ok(()),
+            false => Err(JournalError::Meanwhile {
+                path: edit.path.clone(),
+            }),
+        }
     }
 
     fn remember(&mut self, runtime: &str, edit: &Edit) -> Result<(), JournalError> {
@@ -195,10 +216,7 @@ impl Journal {
             .iter_mut()
             .find(|record| record.path == path)
         {
-            let original = record
-                .original
-                .as_ref()
-                .map(|original| original.sha256.clone());
+            let original = record.original_sha256();
             record.changed_between |= now.as_ref() != Some(&record.written) && now != original;
             record.written = written;
             return Ok(());
@@ -252,24 +270,50 @@ impl Journal {
                 folder: self.folder.clone(),
             });
         }
+        self.announce_restarts()?;
         let mut restored = Vec::new();
-        let mut due = BTreeMap::new();
         for record in self.content.files.iter().rev() {
             if record.restore(&self.root, &self.folder)? {
                 restored.push(self.root.named(&record.path));
-                let knows = record.restarts.clone().filter(|_| record.known);
-                due.extend(knows.map(|runtime| (runtime, SystemTime::now())));
             }
         }
+        let records = std::mem::take(&mut self.content.files);
         // Who was not restarted since the first change has never seen any.
-        self.content.restart_due = due;
-        for record in std::mem::take(&mut self.content.files) {
-            if let Some(original) = record.original {
-                let _ = fs::remove_file(self.folder.join(original.copy));
-            }
-        }
+        let knows = |runtime: &str| {
+            let mut records = records.iter();
+            records.any(|record| record.known && record.restarts.as_deref() == Some(runtime))
+        };
+        self.content.restart_due.retain(|runtime, due| {
+            *due = SystemTime::now();
+            knows(runtime)
+        });
+        // The copies go last: what the journal names is there.
         self.save()?;
+        for original in records.into_iter().filter_map(|record| record.original) {
+            let _ = fs::remove_file(self.folder.join(original.copy));
+        }
+        if self.content.restart_due.is_empty() {
+            let _ = fs::remove_dir(&self.folder);
+        }
         Ok(restored)
+    }
+
+    /// Notes the restarts that restoring will make necessary: an undo that is cut off finds files that are as they were, and could
+    /// not tell any more.
+    fn announce_restarts(&mut self) -> Result<(), JournalError> {
+        let records = self.content.files.iter();
+        let due: Vec<String> = records
+            .filter(|record| record.known && !record.is_original(&self.root))
+            .filter_map(|record| record.restarts.clone())
+            .collect();
+        for runtime in due {
+            let now = SystemTime::now();
+            self.content.restart_due.entry(runtime).or_insert(now);
+        }
+        match self.content.files.is_empty() {
+            true => Ok(()),
+            false => self.save(),
+        }
     }
 
     /// A runtime was restarted.
@@ -305,13 +349,24 @@ impl Journal {
 impl Record {
     /// Whether the file is as it was or as it was written last, and nobody else's change is under that.
     fn is_known(&self, root: &HostRoot) -> bool {
+        let now = self.now(root);
+        now == self.original_sha256()
+            || (now.as_ref() == Some(&self.written) && !self.changed_between)
+    }
+
+    fn is_original(&self, root: &HostRoot) -> bool {
+        self.now(root) == self.original_sha256()
+    }
+
+    fn original_sha256(&self) -> Option<String> {
+        let original = self.original.as_ref();
+        original.map(|original| original.sha256.clone())
+    }
+
+    /// The SHA-256 of the file as it is; `None` if there is none.
+    fn now(&self, root: &HostRoot) -> Option<String> {
         let path = root.find(&root.named(&self.path));
-        let now = path.and_then(fs::read).ok().map(|bytes| sha256(&bytes));
-        let original = self
-            .original
-            .as_ref()
-            .map(|original| original.sha256.clone());
-        now == original || (now.as_ref() == Some(&self.written) && !self.changed_between)
+        path.and_then(fs::read).ok().map(|bytes| sha256(&bytes))
     }
 
     /// Returns whether the file was not as it was already.
@@ -384,16 +439,28 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<(), JournalError> {
         .map_err(|error| failed("write", path, error))
 }
 
+/// Writes a file that nobody could read who cannot read what it is `like`. One that an earlier run left behind is replaced.
 fn write_new(path: &Path, bytes: &[u8], like: Option<&fs::Metadata>) -> io::Result<()> {
-    let mut file = fs::File::create(path)?;
-    file.write_all(bytes)?;
+    if let Err(error) = fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        return Err(error);
+    }
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    if like.is_some() {
+        // Until it has its owner and mode.
+        options.mode(0o600);
+    }
+    let mut file = options.open(path)?;
     if let Some(like) = like {
-        fs::set_permissions(path, fs::Permissions::from_mode(like.mode() & 0o7777))?;
         let now = file.metadata()?;
         if (now.uid(), now.gid()) != (like.uid(), like.gid()) {
             chown(path, Some(like.uid()), Some(like.gid()))?;
         }
+        fs::set_permissions(path, fs::Permissions::from_mode(like.mode() & 0o7777))?;
     }
+    file.write_all(bytes)?;
     file.sync_all()
 }
 

@@ -185,6 +185,59 @@ fn a_run_that_was_cut_off_before_its_files_can_be_undone() {
 }
 
 #[test]
+fn an_undo_that_was_cut_off_still_knows_of_the_restart() {
+    let host = Host::new(&[("c.toml", "a"), ("d.json", "a")]);
+    host.write("c.toml", "b");
+    host.write("d.json", "b");
+    host.journal().restarted("containerd").unwrap();
+    let mut journal = host.journal();
+    journal.announce_restarts().unwrap();
+    let folder = host.path("state");
+    let first = &journal.content.files[0];
+    assert!(first.restore(&Host::own(), &folder).unwrap());
+    drop(journal);
+    host.journal().undo(false).unwrap();
+    assert!(host.journal().is_restart_due("containerd"));
+    assert_eq!(fs::read_to_string(host.path("d.json")).unwrap(), "a");
+    let left: Vec<_> = fs::read_dir(&folder).unwrap().collect();
+    assert_eq!(left.len(), 1, "copies stay: {left:?}");
+}
+
+#[test]
+fn a_change_between_plan_and_write_is_not_lost() {
+    let host = Host::new(&[("c.toml", "theirs, just now")]);
+    for before in [Some("a".to_owned()), None] {
+        let edit = Edit::new(host.path("c.toml"), before, "b".into(), true);
+        let told = host.journal().apply(&[("containerd", &edit)]).unwrap_err();
+        assert!(told.to_string().contains("run dfinit again"), "{told}");
+    }
+    assert_eq!(
+        fs::read_to_string(host.path("c.toml")).unwrap(),
+        "theirs, just now"
+    );
+    assert!(!host.path("state").exists());
+}
+
+#[test]
+fn no_draft_of_a_secret_file_can_be_read_by_others() {
+    let host = Host::new(&[("c.toml", "a"), ("old", "left behind")]);
+    let [secret, draft] = ["c.toml", "old"].map(|name| host.path(name));
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::set_permissions(&draft, fs::Permissions::from_mode(0o666)).unwrap();
+    // Who has opened what was left behind must not see what is written now.
+    let watcher = fs::File::open(&draft).unwrap();
+    let like = fs::metadata(&secret).unwrap();
+    write_new(&draft, b"secret", Some(&like)).unwrap();
+    assert_eq!(io::read_to_string(watcher).unwrap(), "left behind");
+    assert_eq!(fs::metadata(&draft).unwrap().mode() & 0o777, 0o600);
+    // Nor is it written where a link leads to.
+    fs::remove_file(&draft).unwrap();
+    symlink(&secret, &draft).unwrap();
+    write_new(&draft, b"new", Some(&like)).unwrap();
+    assert_eq!(fs::read_to_string(&secret).unwrap(), "a");
+}
+
+#[test]
 fn nothing_to_write_makes_no_journal() {
     let host = Host::new(&[("c.toml", "a")]);
     host.write("c.toml", "a");
