@@ -34,6 +34,8 @@ pub(super) enum JournalError {
     },
     #[error("somebody has changed {} at this moment: nothing was changed: run dfinit again", path.display())]
     Meanwhile { path: PathBuf },
+    #[error("{0}: other files are changed already: `dfinit undo` takes that back")]
+    Half(Box<JournalError>),
     #[error("the journal {} is damaged ({reason}): the copies of the files lie beside it; restore them by hand and remove the folder", path.display())]
     Damaged { path: PathBuf, reason: String },
     #[error(
@@ -169,19 +171,57 @@ impl Journal {
         }
         fs::create_dir_all(&self.folder)
             .map_err(|error| failed("make the folder", &self.folder, error))?;
+        let due_before = self.content.restart_due.clone();
         for (runtime, edit) in &edits {
             self.remember(runtime, edit)?;
         }
         self.save()?;
-        for (_, edit) in &edits {
-            let path = found(&self.root, &edit.path)?;
-            for folder in missing_folders(&path) {
-                fs::create_dir(&folder)
-                    .map_err(|error| failed("make the folder", &folder, error))?;
+        for (place, (_, edit)) in edits.iter().enumerate() {
+            if let Err(error) = self.write(edit) {
+                if !edits[..place].iter().any(|(_, edit)| edit.needs_restart) {
+                    self.content.restart_due = due_before;
+                }
+                self.forget_unwritten()?;
+                return Err(match place {
+                    0 => error,
+                    _ => JournalError::Half(Box::new(error)),
+                });
             }
-            replace(&path, edit.after.as_bytes())?;
         }
         Ok(())
+    }
+
+    fn write(&self, edit: &Edit) -> Result<(), JournalError> {
+        let path = found(&self.root, &edit.path)?;
+        for folder in missing_folders(&path) {
+            fs::create_dir(&folder).map_err(|error| failed("make the folder", &folder, error))?;
+        }
+        replace(&path, edit.after.as_bytes())
+    }
+
+    /// Takes out what is as it was: after a write that failed it must not count as written by us.
+    fn forget_unwritten(&mut self) -> Result<(), JournalError> {
+        let files = std::mem::take(&mut self.content.files);
+        let (unwritten, written): (Vec<_>, Vec<_>) = files
+            .into_iter()
+            .partition(|record| record.is_original(&self.root));
+        self.content.files = written;
+        self.save()?;
+        for record in unwritten {
+            record.remove_copy(&self.folder);
+            for made in record.folders.iter().rev() {
+                let _ = fs::remove_dir(self.root.named(made));
+            }
+        }
+        self.remove_if_empty();
+        Ok(())
+    }
+
+    /// Takes the folder away if the journal says nothing; it stays if somebody put something there.
+    fn remove_if_empty(&self) {
+        if self.content.files.is_empty() && self.content.restart_due.is_empty() {
+            let _ = fs::remove_dir(&self.folder);
+        }
     }
 
     /// Whether the file still says what the edit was made of; else the change of somebody would be lost.
@@ -245,9 +285,21 @@ impl Journal {
         let name = path
             .file_name()
             .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        let copy = format!("{}-{name}", self.content.files.len() + 1);
+        let is_free = |copy: &String| {
+            let mut originals = self
+                .content
+                .files
+                .iter()
+                .filter_map(|it| it.original.as_ref());
+            originals.all(|original| original.copy != *copy)
+        };
+        let copy = (1_u32..)
+            .map(|number| format!("{number}-{name}"))
+            .find(is_free)
+            .expect("there are more numbers than files");
         let target = self.folder.join(&copy);
         write_new(&target, &bytes, fs::metadata(path).ok().as_ref())
+            .and_then(|()| settle(&target))
             .map_err(|error| failed("write the copy", &target, error))?;
         Ok(Original {
             copy,
@@ -289,12 +341,10 @@ impl Journal {
         });
         // The copies go last: what the journal names is there.
         self.save()?;
-        for original in records.into_iter().filter_map(|record| record.original) {
-            let _ = fs::remove_file(self.folder.join(original.copy));
+        for record in &records {
+            record.remove_copy(&self.folder);
         }
-        if self.content.restart_due.is_empty() {
-            let _ = fs::remove_dir(&self.folder);
-        }
+        self.remove_if_empty();
         Ok(restored)
     }
 
@@ -333,8 +383,7 @@ impl Journal {
                     Err(failed("remove", &path, error))
                 }
                 _ => {
-                    // It stays if somebody put something there.
-                    let _ = fs::remove_dir(&self.folder);
+                    self.remove_if_empty();
                     Ok(())
                 }
             };
@@ -356,6 +405,12 @@ impl Record {
 
     fn is_original(&self, root: &HostRoot) -> bool {
         self.now(root) == self.original_sha256()
+    }
+
+    fn remove_copy(&self, folder: &Path) {
+        if let Some(original) = &self.original {
+            let _ = fs::remove_file(folder.join(&original.copy));
+        }
     }
 
     fn original_sha256(&self) -> Option<String> {
@@ -436,7 +491,14 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<(), JournalError> {
         .inspect_err(|_| {
             let _ = fs::remove_file(&draft);
         })
+        .and_then(|()| settle(path))
         .map_err(|error| failed("write", path, error))
+}
+
+/// Makes the name of a file last through a power cut, so that what is written next is not there without it.
+fn settle(path: &Path) -> io::Result<()> {
+    path.parent()
+        .map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
 }
 
 /// Writes a file that nobody could read who cannot read what it is `like`. One that an earlier run left behind is replaced.

@@ -204,6 +204,62 @@ fn an_undo_that_was_cut_off_still_knows_of_the_restart() {
 }
 
 #[test]
+fn what_could_not_be_written_does_not_count_as_ours() {
+    let host = Host::new(&[("a.json", "a"), ("c.toml", "a"), ("d/b.json", "theirs")]);
+    host.write("c.toml", "b");
+    host.journal().restarted("containerd").unwrap();
+    let before = host.all();
+    // A folder in the place of the draft: as good as a disk that takes no more.
+    fs::create_dir_all(host.path("d/b.json.dfinit-new/x")).unwrap();
+    let edit = |name: &str, before: &str| {
+        let before = Some(before.to_owned());
+        Edit::new(host.path(name), before, "ours".into(), true)
+    };
+    let (written, not) = (edit("a.json", "a"), edit("d/b.json", "theirs"));
+    let told = host.journal().apply(&[("docker", &not)]).unwrap_err();
+    assert!(!told.to_string().contains("undo"), "{told}");
+    assert!(!host.journal().wrote(&not.path));
+    assert!(!host.journal().is_restart_due("docker"));
+    let both = [("docker", &written), ("docker", &not)];
+    let told = host.journal().apply(&both).unwrap_err().to_string();
+    assert!(
+        told.contains("b.json") && told.contains("dfinit undo"),
+        "{told}"
+    );
+    assert!(host.journal().wrote(&written.path) && !host.journal().wrote(&not.path));
+    assert!(host.journal().is_restart_due("docker"));
+    fs::remove_dir_all(host.path("d/b.json.dfinit-new")).unwrap();
+    host.journal().undo(false).unwrap();
+    let mut after = host.all();
+    assert_eq!(
+        after.insert(host.path("c.toml"), Some("b".into())),
+        Some(Some("a".into()))
+    );
+    assert_eq!(after, before);
+}
+
+#[test]
+fn a_copy_never_replaces_another() {
+    let host = Host::new(&[
+        ("a/hosts.toml", "a"),
+        ("b/hosts.toml", "b"),
+        ("c/hosts.toml", "c"),
+    ]);
+    host.write("a/hosts.toml", "x");
+    host.write("b/hosts.toml", "x");
+    // The first is as it was, and forgotten.
+    fs::write(host.path("a/hosts.toml"), "a").unwrap();
+    host.journal().forget_unwritten().unwrap();
+    host.write("c/hosts.toml", "x");
+    host.write("a/hosts.toml", "x");
+    host.journal().undo(false).unwrap();
+    for name in ["a", "b", "c"] {
+        let path = host.path(&format!("{name}/hosts.toml"));
+        assert_eq!(fs::read_to_string(path).unwrap(), name);
+    }
+}
+
+#[test]
 fn a_change_between_plan_and_write_is_not_lost() {
     let host = Host::new(&[("c.toml", "theirs, just now")]);
     for before in [Some("a".to_owned()), None] {
