@@ -8,14 +8,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use protocol::{Digest, DigestAlgorithm};
 use serde::{Deserialize, Serialize};
 
+use super::files::{missing_folders, replace, settle, write_new};
 use super::plan::Edit;
 use super::root::HostRoot;
 
@@ -196,7 +196,7 @@ impl Journal {
         for folder in missing_folders(&path) {
             fs::create_dir(&folder).map_err(|error| failed("make the folder", &folder, error))?;
         }
-        replace(&path, edit.after.as_bytes())
+        replace(&path, edit.after.as_bytes()).map_err(|error| failed("write", &path, error))
     }
 
     /// Takes out what is as it was: after a write that failed it must not count as written by us.
@@ -391,7 +391,7 @@ impl Journal {
         let bytes = serde_json::to_vec_pretty(&self.content).expect("the journal is plain data");
         fs::create_dir_all(&self.folder)
             .map_err(|error| failed("make the folder", &self.folder, error))?;
-        replace(&path, &bytes)
+        replace(&path, &bytes).map_err(|error| failed("write", &path, error))
     }
 }
 
@@ -434,7 +434,7 @@ impl Record {
                 let copy = folder.join(&original.copy);
                 let bytes =
                     fs::read(&copy).map_err(|error| failed("read the copy", &copy, error))?;
-                replace(&path, &bytes)?;
+                replace(&path, &bytes).map_err(|error| failed("write", &path, error))?;
                 true
             }
             None => match fs::remove_file(&path) {
@@ -466,64 +466,6 @@ fn found(root: &HostRoot, path: &Path) -> Result<PathBuf, JournalError> {
 
 fn sha256(bytes: &[u8]) -> String {
     Digest::of(DigestAlgorithm::Sha256, bytes).encoded()
-}
-
-/// The folders above `path`, which has no links, that are not there, the outermost first.
-fn missing_folders(path: &Path) -> Vec<PathBuf> {
-    let mut missing: Vec<PathBuf> = path
-        .ancestors()
-        .skip(1)
-        .take_while(|folder| !folder.exists())
-        .map(Path::to_owned)
-        .collect();
-    missing.reverse();
-    missing
-}
-
-/// Gives the file at `path`, which has no links, `bytes` in one step. It keeps its mode and owner.
-fn replace(path: &Path, bytes: &[u8]) -> Result<(), JournalError> {
-    let old = fs::metadata(path).ok();
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".dfinit-new");
-    let draft = path.with_file_name(name);
-    write_new(&draft, bytes, old.as_ref())
-        .and_then(|()| fs::rename(&draft, path))
-        .inspect_err(|_| {
-            let _ = fs::remove_file(&draft);
-        })
-        .and_then(|()| settle(path))
-        .map_err(|error| failed("write", path, error))
-}
-
-/// Makes the name of a file last through a power cut, so that what is written next is not there without it.
-fn settle(path: &Path) -> io::Result<()> {
-    path.parent()
-        .map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
-}
-
-/// Writes a file that nobody could read who cannot read what it is `like`. One that an earlier run left behind is replaced.
-fn write_new(path: &Path, bytes: &[u8], like: Option<&fs::Metadata>) -> io::Result<()> {
-    if let Err(error) = fs::remove_file(path)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        return Err(error);
-    }
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    if like.is_some() {
-        // Until it has its owner and mode.
-        options.mode(0o600);
-    }
-    let mut file = options.open(path)?;
-    if let Some(like) = like {
-        let now = file.metadata()?;
-        if (now.uid(), now.gid()) != (like.uid(), like.gid()) {
-            chown(path, Some(like.uid()), Some(like.gid()))?;
-        }
-        fs::set_permissions(path, fs::Permissions::from_mode(like.mode() & 0o7777))?;
-    }
-    file.write_all(bytes)?;
-    file.sync_all()
 }
 
 #[cfg(test)]

@@ -2,7 +2,10 @@
 //!
 //! The steps, one module each: what is wanted (`config`); which runtimes are here ([`detect`]); what to change in their files, decided
 //! completely before anything is written (`plan`, with `containerd`, `hosts_toml`, `registries`, `docker`); writing it so that it can be taken
-//! back (`journal`); a restart, at most one and only if needed (`restart`); the proof (`probe`).
+//! back (`journal`, `files`); a restart, at most one and only if needed (`restart`); the proof (`probe`).
+//!
+//! Below these: where a path leads to on a host that is mounted here (`root`); edits that leave the rest of a text as it is
+//! (`written`, `json_text`).
 //!
 //! A second run changes nothing, and what the files said besides stays, comments included. What dfinit does not understand it
 //! leaves alone, and says what to do. It knows nothing of the daemon but the address of its proxy and of its metrics.
@@ -12,6 +15,7 @@ mod config;
 mod containerd;
 pub mod detect;
 mod docker;
+mod files;
 mod hosts_toml;
 mod journal;
 mod json_text;

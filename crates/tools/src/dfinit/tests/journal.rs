@@ -1,7 +1,7 @@
 //! Undo restores what was, whatever happened in between.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::time::Duration;
 
 use proptest::prelude::*;
