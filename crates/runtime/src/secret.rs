@@ -80,6 +80,31 @@ pub fn redact_url(url: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
+/// `text`, such as a message of another program, with every URL in it as [`redact_url`] shows it. What follows a URL without a blank
+/// counts as a part of it: rather too much is hidden than too little.
+pub fn redact_urls(text: &str) -> String {
+    let ends = |letter: char| letter.is_whitespace() || matches!(letter, '"' | '<' | '>');
+    let mut shown = String::with_capacity(text.len());
+    for word in text.split_inclusive(ends) {
+        let end = word.strip_suffix(ends).map_or(word.len(), str::len);
+        shown.push_str(&redact_word(&word[..end]));
+        shown.push_str(&word[end..]);
+    }
+    shown
+}
+
+/// A URL may lie in another one, or follow it after a comma.
+fn redact_word(word: &str) -> String {
+    let mut shown = word.to_owned();
+    let mut from = 0;
+    while let Some(at) = shown[from..].find("://") {
+        let redacted = redact_url(&shown[from..]).into_owned();
+        shown.replace_range(from.., &redacted);
+        from += at + 3;
+    }
+    shown
+}
+
 /// Keeps the names of the parameters, as they help to find the request, and drops every value.
 fn redact_query(query: &str, shown: &mut String) {
     let query = query.split('#').next().unwrap_or_default();
@@ -159,6 +184,26 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(redact_url(url), shown);
+        }
+    }
+
+    #[test]
+    fn urls_in_texts_lose_theirs() {
+        for (text, shown) in [
+            (
+                "cannot read https://u:p@h/f?token=x (404): \"s3://b/k?sig=y\"",
+                "cannot read https://<redacted>@h/f?token=<redacted> (404): \"s3://b/k?sig=<redacted>\"",
+            ),
+            (
+                "http://h/a,http://u:p@h/b",
+                "http://h/a,http://<redacted>@h/b",
+            ),
+            ("http://h/http://u:p@h/b", "http://h/http://<redacted>@h/b"),
+            ("no URL: a?b=c", "no URL: a?b=c"),
+            ("", ""),
+        ] {
+            assert_eq!(redact_urls(text), shown);
+            assert_eq!(redact_urls(shown), shown, "twice is once");
         }
     }
 

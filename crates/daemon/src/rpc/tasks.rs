@@ -156,12 +156,17 @@ impl Tasks {
     /// Removes a task here, and tells its scheduler that this host no longer has it.
     ///
     /// # Errors
-    /// INTERNAL, also when it is not here, as in v2.
+    /// INTERNAL, also when it is not here, as in v2; then also when it is gone from here and the scheduler could not be told.
     pub async fn delete(&self, task_id: &str) -> Result<(), Status> {
         self.counted(Rpc::DeleteTask, async {
             let id = parse(task_id)?;
             self.delete_here(&id).await?;
-            self.tell_deleted(&id).await
+            self.tell_deleted(&id).await.map_err(|status| {
+                errors::internal(format!(
+                    "the task is gone from this host, but its scheduler could not be told ({}): until it learns so, it sends others here in vain",
+                    status.message()
+                ))
+            })
         })
         .await
     }

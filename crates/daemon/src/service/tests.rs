@@ -540,6 +540,31 @@ async fn the_scheduler_hears_of_a_host_that_answers_and_of_its_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_that_no_scheduler_hears_of_says_what_was_done() {
+    let mut daemon = Daemon::start().await;
+    let task_id = daemon.get(daemon.download("/f")).await.unwrap()[0]
+        .task_id
+        .clone();
+    let elsewhere = TestScheduler::start().await;
+    std::mem::replace(&mut daemon.scheduler, elsewhere)
+        .stop()
+        .await;
+    let request = DeleteTaskRequest {
+        task_id,
+        ..Default::default()
+    };
+    let status = daemon.socket().delete_task(request).await.unwrap_err();
+    assert_eq!(status.code(), tonic::Code::Internal);
+    assert!(
+        status
+            .message()
+            .starts_with("the task is gone from this host"),
+        "{}",
+        status.message()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stop_waits_for_downloads_only_so_long() {
     let daemon = Daemon::start_with("server: {shutdownTimeout: 200ms}").await;
     let mut socket = daemon.socket();

@@ -8,7 +8,7 @@ use dragonfly_api::common::v2::Host;
 use dragonfly_api::dfdaemon::v2::download_task_response::Response as Kind;
 use dragonfly_api::dfdaemon::v2::{DownloadTaskRequest, StatLocalTaskRequest};
 use futures::StreamExt;
-use runtime::secret::redact_url;
+use runtime::secret::{redact_url, redact_urls};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::{Code, Status};
@@ -248,7 +248,10 @@ fn failure(status: &Status) -> Failure {
     }
 }
 
+/// What the caller and the log are told: no secrets of URLs, whatever the daemon says, and no endless texts.
 fn bounded(text: &str) -> String {
+    // Before it is cut: half of a password is not known for one.
+    let text = redact_urls(text);
     let end = (0..=FAILURE_LEN_MAX.min(text.len()))
         .rev()
         .find(|at| text.is_char_boundary(*at))
@@ -272,5 +275,9 @@ mod tests {
             matches!(failure(&Status::internal("disk")), Failure::Other(text) if text == "disk")
         );
         assert_eq!(bounded(&"ä".repeat(1000)).len(), FAILURE_LEN_MAX);
+        let far = format!("{} http://user:S3CRET@h/", "x".repeat(FAILURE_LEN_MAX - 15));
+        for text in [&far, "at http://user:S3CRET@h/f?token=S3CRET: 404"] {
+            assert!(!bounded(text).contains("S3"), "{}", bounded(text));
+        }
     }
 }

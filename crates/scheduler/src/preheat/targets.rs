@@ -8,6 +8,9 @@ use protocol::{HostRole, TaskId};
 
 use crate::brain::{Brain, HostRecord};
 
+/// Most hosts that a failure names.
+const HOSTS_TOLD_MAX: usize = 8;
+
 /// Hosts of one kind, or one seed per content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope {
@@ -57,9 +60,9 @@ pub(crate) enum NoTargets {
     #[error("this scheduler knows no host of scope {0}: check that daemons run and are announced")]
     Empty(&'static str),
     #[error(
-        "none of the addresses belongs to a host of scope {0}: `ListHosts` tells which there are"
+        "none of the addresses belongs to a host of scope {scope}: it has {known}; a host's address is the host.ip of its daemon"
     )]
-    NoneOfThese(&'static str),
+    NoneOfThese { scope: &'static str, known: String },
 }
 
 /// Whom to ask: the hosts, and for each task the places in them.
@@ -134,7 +137,10 @@ fn select(
         });
     }
     if !selection.ips.is_empty() {
-        return of_addresses(&hosts, &selection.ips).ok_or(NoTargets::NoneOfThese(scope.name()));
+        return of_addresses(&hosts, &selection.ips).ok_or_else(|| NoTargets::NoneOfThese {
+            scope: scope.name(),
+            known: some_of(&hosts),
+        });
     }
     let share = |percentage: usize| (hosts.len() * percentage / 100).max(1);
     let count = selection
@@ -142,6 +148,20 @@ fn select(
         .or(selection.percentage.map(share))
         .unwrap_or(hosts.len());
     Ok(hosts.into_iter().take(count).collect())
+}
+
+/// The addresses of hosts for a message, which is not to be long.
+fn some_of(hosts: &[HostRecord]) -> String {
+    let told: Vec<String> = hosts
+        .iter()
+        .take(HOSTS_TOLD_MAX)
+        .map(|host| format!("{} ({})", host.ip, host.hostname))
+        .collect();
+    let told = told.join(", ");
+    match hosts.len().saturating_sub(HOSTS_TOLD_MAX) {
+        0 => told,
+        more => format!("{told} and {more} more"),
+    }
 }
 
 fn of_addresses(hosts: &[HostRecord], ips: &[IpAddr]) -> Option<Vec<HostRecord>> {
@@ -176,6 +196,7 @@ mod tests {
         let host = |number| Host {
             id: format!("h{number}"),
             ip: format!("10.0.0.{number}"),
+            hostname: format!("n{number}"),
             ..Host::default()
         };
         (1..=count).map(|number| Arc::new(host(number))).collect()
@@ -225,9 +246,16 @@ mod tests {
             ips: vec!["10.9.9.9".parse().unwrap()],
             ..Selection::default()
         };
-        assert_eq!(
-            check(3, elsewhere),
-            Err(NoTargets::NoneOfThese("all_peers"))
+        let told = |count| check(count, elsewhere.clone()).unwrap_err().to_string();
+        assert!(
+            told(2).contains("it has 10.0.0.1 (n1), 10.0.0.2 (n2);"),
+            "{}",
+            told(2)
+        );
+        assert!(
+            told(20).contains("10.0.0.8 (n8) and 12 more;"),
+            "{}",
+            told(20)
         );
     }
 }

@@ -26,6 +26,7 @@ Exit codes:
   1    it could not be done, or something is not well
   2    wrong options
   3    no daemon answers on the socket
+  5    an output cannot be written
   7    not done in time
   130  interrupted by Ctrl-C (143: by SIGTERM)";
 
@@ -123,6 +124,16 @@ mod tests {
     #[test]
     fn the_options_are_consistent() {
         command().debug_assert();
+    }
+
+    #[tokio::test]
+    async fn the_help_tells_the_code_for_what_cannot_be_written() {
+        let parsed = Arguments::try_parse_from(["dfctl", "man", "/proc/x"]).unwrap();
+        let Err(failure) = parsed.command.run().await else {
+            panic!("/proc takes folders");
+        };
+        let line = format!("  {}    an output cannot be written", failure.exit_code());
+        assert!(EXIT_CODES.contains(&line), "{failure}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use url::Url;
 
+use super::root::HostRoot;
 use crate::logging::LogArguments;
 use crate::program::Format;
 
@@ -69,7 +70,7 @@ pub struct Arguments {
     #[arg(long, global = true, default_value = STATE_DIR)]
     pub state_dir: PathBuf,
 
-    /// The host's file system, if it is not this one: every path is taken to begin here.
+    /// The host's file system, if it is not this one: every path, but that of --config, and every symbolic link begins here.
     #[arg(long, global = true, default_value = "/")]
     pub root: PathBuf,
 
@@ -102,15 +103,30 @@ impl Arguments {
         }
     }
 
-    /// `path` in the file system of the host.
-    pub(super) fn on_host(&self, path: &Path) -> PathBuf {
-        on_host(&self.root, path)
+    /// The file system of the host.
+    pub(super) fn host_root(&self) -> HostRoot {
+        HostRoot::new(&self.root)
     }
-}
 
-/// `path`, which may be absolute, in the file system that begins at `root`.
-pub(super) fn on_host(root: &Path, path: &Path) -> PathBuf {
-    root.join(path.strip_prefix("/").unwrap_or(path))
+    /// The folder that keeps the files as they were, as this process names it.
+    pub(super) fn state_folder(&self) -> PathBuf {
+        self.on_host(&self.state_dir)
+    }
+
+    /// The file that tells that a restart is due, as this process names it.
+    pub(super) fn sentinel(&self) -> PathBuf {
+        self.on_host(&self.restart_sentinel)
+    }
+
+    /// A path of the command line: what does not begin with `/` is meant from the folder that we run in, unless the host is
+    /// another one.
+    fn on_host(&self, path: &Path) -> PathBuf {
+        let root = self.host_root();
+        match std::path::absolute(path) {
+            Ok(path) if root.is_own() => path,
+            _ => root.named(path),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -135,6 +151,22 @@ mod tests {
         let sentinel = "/var/run/dragonfly/dfinit/restart-required";
         assert_eq!(arguments.restart_sentinel, Path::new(sentinel));
         assert!(!arguments.log.console && arguments.log.log_level == LogLevel::Info);
+    }
+
+    #[test]
+    fn the_copies_and_the_sentinel_lie_on_the_host() {
+        let arguments = Arguments::try_parse_from(["dfinit", "--root", "/host"]).unwrap();
+        assert_eq!(
+            arguments.state_folder(),
+            Path::new("/host/var/lib/dragonfly/dfinit")
+        );
+        let sentinel = "/host/var/run/dragonfly/dfinit/restart-required";
+        assert_eq!(arguments.sentinel(), Path::new(sentinel));
+        let here = Arguments::try_parse_from(["dfinit", "--state-dir", "state"]).unwrap();
+        assert_eq!(
+            here.state_folder(),
+            std::env::current_dir().unwrap().join("state")
+        );
     }
 
     #[test]

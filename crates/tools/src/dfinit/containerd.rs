@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 
 use toml_edit::{DocumentMut, Item, Table, TableLike, value};
 
-use super::arguments::on_host;
 use super::config::ContainerdConfig;
 use super::detect::Runtime;
 use super::hosts_toml::{self, Mirror};
 use super::plan::{self, Edit, Plan, Refusal, Unclear};
+use super::root::HostRoot;
 use super::version::Version;
+use super::written::set_value;
 
 /// The plugin that pulls, in configurations of version 2 (containerd 1.x).
 const GRPC_CRI: &str = "io.containerd.grpc.v1.cri";
@@ -33,15 +34,15 @@ const TRANSFER_SERVICE: Version = Version {
 /// Most files that `imports` may name; a pattern that matches more is not followed further.
 const IMPORTS_MAX: usize = 64;
 
-/// Decides what to change for `runtime`, on the host whose file system begins at `root`.
+/// Decides what to change for `runtime`.
 pub(super) fn plan(
-    root: &Path,
+    root: &HostRoot,
     runtime: &Runtime,
     settings: &ContainerdConfig,
     proxy: &str,
 ) -> Result<Plan, Refusal> {
     let path = &runtime.config;
-    let before = plan::read(path)?;
+    let before = plan::read(root, path)?;
     if before.is_none() && runtime.version.is_none() {
         let reason = "there is no such file, and no containerd was found";
         let advice =
@@ -51,7 +52,7 @@ pub(super) fn plan(
     let mut config = ConfigToml::parse(before.as_deref().unwrap_or(""), runtime, settings)
         .map_err(|unclear| unclear.at(path))?;
     for import in config.imports(root, path) {
-        if let Some(text) = plan::read(&import)? {
+        if let Some(text) = plan::read(root, &import)? {
             config
                 .hear_import(&text)
                 .map_err(|unclear| unclear.at(&import))?;
@@ -63,25 +64,16 @@ pub(super) fn plan(
         edits: Vec::new(),
         notes: edited.notes,
     };
-    let folder = on_host(root, &edited.folder);
+    let folder = root.named(&edited.folder);
     for mirror in mirrors(settings) {
         let path = folder.join(mirror.namespace()).join("hosts.toml");
-        let before = plan::read(&path)?;
+        let before = plan::read(root, &path)?;
         let after = hosts_toml::edit(before.as_deref(), &mirror, proxy)
             .map_err(|unclear| unclear.at(&path))?;
-        plan.edits.push(Edit {
-            path,
-            before,
-            after,
-            needs_restart: false,
-        });
+        plan.edits.push(Edit::new(path, before, after, false));
     }
-    plan.edits.push(Edit {
-        path: path.clone(),
-        before,
-        after: edited.text,
-        needs_restart: true,
-    });
+    plan.edits
+        .push(Edit::new(path.clone(), before, edited.text, true));
     Ok(plan)
 }
 
@@ -229,17 +221,17 @@ impl<'a> ConfigToml<'a> {
     }
 
     /// The files that this one imports; they have the last word.
-    fn imports(&self, root: &Path, path: &Path) -> Vec<PathBuf> {
+    fn imports(&self, root: &HostRoot, path: &Path) -> Vec<PathBuf> {
         let Some(imports) = self.document.get("imports").and_then(Item::as_array) else {
             return Vec::new();
         };
         let mut found = Vec::new();
         for pattern in imports.iter().filter_map(|item| item.as_str()) {
             let pattern = match Path::new(pattern) {
-                absolute if absolute.is_absolute() => on_host(root, absolute),
+                absolute if absolute.is_absolute() => root.named(absolute),
                 relative => path.with_file_name("").join(relative),
             };
-            found.extend(matches_of(&pattern));
+            found.extend(matches_of(root, &pattern));
         }
         found.truncate(IMPORTS_MAX);
         found
@@ -365,7 +357,7 @@ impl<'a> ConfigToml<'a> {
 }
 
 /// The files that a path matches whose last part may hold `*`.
-fn matches_of(pattern: &Path) -> Vec<PathBuf> {
+fn matches_of(root: &HostRoot, pattern: &Path) -> Vec<PathBuf> {
     let (Some(folder), Some(name)) = (
         pattern.parent(),
         pattern.file_name().and_then(|name| name.to_str()),
@@ -381,10 +373,12 @@ fn matches_of(pattern: &Path) -> Vec<PathBuf> {
             name.len() >= begin.len() + end.len() && name.starts_with(begin) && name.ends_with(end)
         })
     };
-    let mut found: Vec<PathBuf> = std::fs::read_dir(folder)
+    let mut found: Vec<PathBuf> = root
+        .find(folder)
+        .and_then(std::fs::read_dir)
         .into_iter()
         .flatten()
-        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter_map(|entry| Some(folder.join(entry.ok()?.file_name())))
         .filter(fits)
         .collect();
     found.sort();
@@ -434,28 +428,20 @@ fn set(document: &mut DocumentMut, path: &[&str], key: &str, new: Item) -> Resul
         }
         table = inner;
     }
-    match table.get_mut(key) {
-        Some(old) => {
-            let decor = old.as_value().map(|old| old.decor().clone());
-            *old = new;
-            if let (Some(decor), Some(fresh)) = (decor, old.as_value_mut()) {
-                *fresh.decor_mut() = decor;
-            }
-        }
-        None => {
-            table.insert(key, new);
-            let indent = match table.decor().prefix().and_then(|prefix| prefix.as_str()) {
-                Some(prefix) if !table.is_implicit() => {
-                    match prefix.rsplit('\n').next().unwrap_or("") {
-                        "" => String::new(),
-                        own => format!("{own}  "),
-                    }
+    let missing = !table.contains_key(key);
+    set_value(table, key, new);
+    if missing {
+        let indent = match table.decor().prefix().and_then(|prefix| prefix.as_str()) {
+            Some(prefix) if !table.is_implicit() => {
+                match prefix.rsplit('\n').next().unwrap_or("") {
+                    "" => String::new(),
+                    own => format!("{own}  "),
                 }
-                _ => String::new(),
-            };
-            if let Some(mut key) = table.key_mut(key) {
-                key.leaf_decor_mut().set_prefix(indent);
             }
+            _ => String::new(),
+        };
+        if let Some(mut key) = table.key_mut(key) {
+            key.leaf_decor_mut().set_prefix(indent);
         }
     }
     Ok(())

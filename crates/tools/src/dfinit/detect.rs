@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 use tokio::process::Command;
 
+use super::root::HostRoot;
 use super::version::Version;
 
 /// Longest wait for a runtime to print its version. It does so at once; a disk that hangs should not hang us.
@@ -149,21 +150,21 @@ const LAYOUTS: [Layout; 6] = [
     },
 ];
 
-/// Finds the runtimes of the host whose file system begins at `root`. The programs are asked for their version only if that is
-/// the root of this process: those of another one may need other libraries.
-pub async fn detect(root: &Path) -> Vec<Runtime> {
+/// Finds the runtimes of the host. The programs are asked for their version only if this process is
+/// one of the host: those of another one may need other libraries.
+pub(super) async fn detect(root: &HostRoot) -> Vec<Runtime> {
     let mut found = Vec::new();
     for layout in &LAYOUTS {
         let program = layout
             .programs
             .iter()
             .find_map(|name| find_program(root, name));
-        let config = root.join(layout.config);
-        if program.is_none() && !(layout.config_is_proof && config.exists()) {
+        let config = root.named(layout.config);
+        if program.is_none() && !(layout.config_is_proof && root.has(&config)) {
             continue;
         }
         let version = match program {
-            Some(program) if root == Path::new("/") => ask_version(&program).await,
+            Some(program) if root.is_own() => ask_version(&program).await,
             _ => None,
         };
         found.push(Runtime {
@@ -176,7 +177,7 @@ pub async fn detect(root: &Path) -> Vec<Runtime> {
 
 /// The runtime of `kind` whose configuration is `config`: what is known of it if it is one of those that [`detect`] finds,
 /// else the usual places.
-pub(super) fn named(root: &Path, found: &[Runtime], kind: Kind, config: &Path) -> Runtime {
+pub(super) fn named(root: &HostRoot, found: &[Runtime], kind: Kind, config: &Path) -> Runtime {
     let same = |runtime: &&Runtime| runtime.kind == kind && runtime.config == config;
     if let Some(runtime) = found.iter().find(same) {
         return runtime.clone();
@@ -195,16 +196,18 @@ pub(super) fn named(root: &Path, found: &[Runtime], kind: Kind, config: &Path) -
 }
 
 impl Layout {
-    fn runtime(&self, root: &Path, config: PathBuf) -> Runtime {
-        let socket = root.join(self.socket);
+    fn runtime(&self, root: &HostRoot, config: PathBuf) -> Runtime {
+        let found = |path: &str| {
+            let named = root.named(path);
+            root.find(&named).unwrap_or(named)
+        };
+        let socket = found(self.socket);
         Runtime {
             kind: self.kind,
             shipped_by: self.shipped_by,
             version: None,
             config,
-            started_file: self
-                .started_file
-                .map_or_else(|| socket.clone(), |file| root.join(file)),
+            started_file: self.started_file.map_or_else(|| socket.clone(), found),
             running: UnixStream::connect(&socket).is_ok(),
             socket,
             units: self.units,
@@ -212,14 +215,14 @@ impl Layout {
     }
 }
 
-fn find_program(root: &Path, name: &str) -> Option<PathBuf> {
+fn find_program(root: &HostRoot, name: &str) -> Option<PathBuf> {
     if name.contains('/') {
-        return Some(root.join(name)).filter(|path| path.exists());
+        return Some(root.named(name)).filter(|path| root.has(path));
     }
     PROGRAM_FOLDERS
         .iter()
-        .map(|folder| root.join(folder).join(name))
-        .find(|path| path.exists())
+        .map(|folder| root.named(folder).join(name))
+        .find(|path| root.has(path))
 }
 
 async fn ask_version(program: &Path) -> Option<Version> {
@@ -252,7 +255,7 @@ mod tests {
 
     async fn check(files: &[&str], expected: &[(Kind, Option<&str>, &str)]) {
         let root = host(files);
-        let found = detect(root.path()).await;
+        let found = detect(&HostRoot::new(root.path())).await;
         let told: Vec<_> = found
             .iter()
             .map(|runtime| {

@@ -4,17 +4,20 @@
 //! trusts the CA of the proxy. The other way (`mode: mirror`) is a registry mirror: Docker Hub only, but the engine goes on by
 //! itself when the daemon is away, and needs no CA.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::config::{DockerConfig, DockerMode};
 use super::detect::Runtime;
+use super::json_text::Settings;
 use super::plan::{self, Edit, Plan, Refusal, Unclear};
+use super::root::HostRoot;
 use super::version::Version;
 
 /// The first version that reads `proxies` from `daemon.json` (release notes of Docker Engine 23.0).
 const PROXIES_SINCE: u32 = 23;
 
 pub(super) fn plan(
+    root: &HostRoot,
     runtime: &Runtime,
     settings: &DockerConfig,
     proxy: &str,
@@ -24,7 +27,7 @@ pub(super) fn plan(
     if settings.mode == DockerMode::Proxies {
         knows_proxies(runtime.version).map_err(|unclear| unclear.at(path))?;
     }
-    let before = plan::read(path)?;
+    let before = plan::read(root, path)?;
     let after = edit(before.as_deref(), settings.mode, proxy, wrote_before)
         .map_err(|unclear| unclear.at(path))?;
     let note = match settings.mode {
@@ -37,12 +40,7 @@ pub(super) fn plan(
     };
     Ok(Plan {
         runtime: runtime.clone(),
-        edits: vec![Edit {
-            path: path.clone(),
-            before,
-            after,
-            needs_restart: true,
-        }],
+        edits: vec![Edit::new(path.clone(), before, after, true)],
         notes: vec![note.to_owned()],
     })
 }
@@ -68,35 +66,30 @@ fn edit(
     wrote_before: bool,
 ) -> Result<String, Unclear> {
     let text = before.unwrap_or("");
-    let mut settings: Map<String, Value> = match text.trim() {
-        "" => Map::new(),
-        text => serde_json::from_str(text).map_err(|error| Unclear::syntax("JSON", &error))?,
+    let mut settings = match text.trim() {
+        "" => Settings::default(),
+        text => Settings::parse(text).map_err(|error| Unclear::syntax("JSON", &error))?,
     };
-    let unchanged = settings.clone();
     match mode {
         DockerMode::Proxies => set_proxies(&mut settings, proxy, wrote_before)?,
         DockerMode::Mirror => set_mirror(&mut settings, proxy)?,
     }
-    if settings == unchanged && before.is_some() {
+    if !settings.changed() && before.is_some() {
         return Ok(text.to_owned());
     }
-    Ok(written(&settings, indent_of(text)))
+    Ok(settings.written(indent_of(text)))
 }
 
-fn set_proxies(
-    settings: &mut Map<String, Value>,
-    proxy: &str,
-    wrote_before: bool,
-) -> Result<(), Unclear> {
-    let proxies = settings.entry("proxies").or_insert_with(|| json!({}));
-    let Some(proxies) = proxies.as_object_mut() else {
+fn set_proxies(settings: &mut Settings, proxy: &str, wrote_before: bool) -> Result<(), Unclear> {
+    let mut proxies = settings.get("proxies").unwrap_or_else(|| json!({}));
+    let Some(entries) = proxies.as_object_mut() else {
         return Err(Unclear::new(
             "its proxies are not an object",
             "repair it, then try again",
         ));
     };
     for key in ["http-proxy", "https-proxy"] {
-        match proxies.get(key).and_then(Value::as_str) {
+        match entries.get(key).and_then(Value::as_str) {
             Some(other) if other != proxy && !other.is_empty() && !wrote_before => {
                 return Err(Unclear::new(
                     format!("docker already goes through {other} ({key})"),
@@ -104,18 +97,19 @@ fn set_proxies(
                 ));
             }
             _ => {
-                proxies.insert(key.to_owned(), json!(proxy));
+                entries.insert(key.to_owned(), json!(proxy));
             }
         }
     }
+    settings.set("proxies", proxies);
     Ok(())
 }
 
-fn set_mirror(settings: &mut Map<String, Value>, proxy: &str) -> Result<(), Unclear> {
-    let mirrors = settings
-        .entry("registry-mirrors")
-        .or_insert_with(|| json!([]));
-    let Some(mirrors) = mirrors.as_array_mut() else {
+fn set_mirror(settings: &mut Settings, proxy: &str) -> Result<(), Unclear> {
+    let mut mirrors = settings
+        .get("registry-mirrors")
+        .unwrap_or_else(|| json!([]));
+    let Some(entries) = mirrors.as_array_mut() else {
         return Err(Unclear::new(
             "its registry-mirrors are not a list",
             "repair it, then try again",
@@ -126,10 +120,11 @@ fn set_mirror(settings: &mut Map<String, Value>, proxy: &str) -> Result<(), Uncl
             .as_str()
             .is_some_and(|mirror| mirror.trim_end_matches('/') == proxy)
     };
-    if !mirrors.first().is_some_and(is_ours) {
-        mirrors.retain(|mirror| !is_ours(mirror));
-        mirrors.insert(0, json!(proxy));
+    if !entries.first().is_some_and(is_ours) {
+        entries.retain(|mirror| !is_ours(mirror));
+        entries.insert(0, json!(proxy));
     }
+    settings.set("registry-mirrors", mirrors);
     Ok(())
 }
 
@@ -138,18 +133,6 @@ fn indent_of(text: &str) -> &str {
     let line = text.lines().find(|line| line.trim_start().starts_with('"'));
     let indent = line.map_or("", |line| &line[..line.len() - line.trim_start().len()]);
     if indent.is_empty() { "  " } else { indent }
-}
-
-fn written(settings: &Map<String, Value>, indent: &str) -> String {
-    use serde::Serialize;
-    let mut bytes = Vec::new();
-    let style = serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes());
-    let mut writer = serde_json::Serializer::with_formatter(&mut bytes, style);
-    settings
-        .serialize(&mut writer)
-        .expect("a JSON object can be written to memory");
-    bytes.push(b'\n');
-    String::from_utf8(bytes).expect("JSON is UTF-8")
 }
 
 #[cfg(test)]

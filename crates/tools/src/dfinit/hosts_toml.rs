@@ -1,12 +1,17 @@
 //! One `hosts.toml`: the daemon's proxy becomes the host that is asked first; whatever else the file says stays.
 //!
 //! The order of the hosts is the order in which they are asked, so that ours is put in as text before the first table. A table
-//! is ours if it is the proxy's or if the comment above it says so, as after a change of the proxy's address.
+//! is ours if it is the proxy's or if the comment above it says so, as after a change of the proxy's address. What somebody has
+//! added to it goes with it.
 
-use toml_edit::{Array, Document, DocumentMut, Item, Table, Value, value};
+use toml_edit::{Array, Document, DocumentMut, Item, Table, TableLike, Value, value};
 
 use super::config::HostNamespace;
 use super::plan::Unclear;
+use super::written::set_value;
+
+/// The header that tells the daemon which registry is meant.
+const REGISTRY_HEADER: &str = "X-Dragonfly-Registry";
 
 /// Stands above our table.
 const MARK: &str = "# Written by dfinit: the Dragonfly daemon of this host is asked first.";
@@ -29,8 +34,8 @@ impl Mirror<'_> {
         }
     }
 
-    fn host(&self) -> Table {
-        let mut host = Table::new();
+    /// Makes `host`, the table of the proxy, say what it must.
+    fn set_host(&self, host: &mut Table) -> Result<(), Unclear> {
         let (capabilities, skip_verify, ca) = match self {
             Self::Of(registry) => (
                 registry.capabilities.clone(),
@@ -39,14 +44,33 @@ impl Mirror<'_> {
             ),
             Self::Rest => (vec!["pull".to_owned(), "resolve".to_owned()], None, None),
         };
-        host["capabilities"] = value(Array::from_iter(capabilities));
-        set_trust(&mut host, skip_verify, ca);
-        if let Self::Of(registry) = self {
-            let mut header = Table::new();
-            header["X-Dragonfly-Registry"] = value(&registry.server);
-            host["header"] = Item::Table(header);
+        set_list(host, "capabilities", &capabilities);
+        set_trust(host, skip_verify, ca);
+        match self {
+            Self::Of(registry) => {
+                let header = host
+                    .entry("header")
+                    .or_insert_with(|| Item::Table(Table::new()));
+                let header = header.as_table_like_mut().ok_or_else(|| {
+                    Unclear::new(
+                        "the header of the daemon's host is not a table",
+                        "write it as one, then try again",
+                    )
+                })?;
+                set_text(header, REGISTRY_HEADER, &registry.server);
+            }
+            // It would send the pulls of all registries to one.
+            Self::Rest => {
+                let header = host.get_mut("header").and_then(Item::as_table_like_mut);
+                if let Some(header) = header
+                    && header.remove(REGISTRY_HEADER).is_some()
+                    && header.is_empty()
+                {
+                    host.remove("header");
+                }
+            }
         }
-        host
+        Ok(())
     }
 }
 
@@ -61,34 +85,62 @@ pub(super) fn edit(
         .parse()
         .map_err(|error| Unclear::syntax("TOML", &error))?;
     check_form(&document)?;
-    let host = mirror.host();
-    let stale = ours(&document, proxy);
-    let in_place = stale == [proxy]
-        && hosts(&document).first().map(String::as_str) == Some(proxy)
-        && same(&document["host"][proxy], &host);
-    if !in_place {
-        for name in stale {
-            if let Some(hosts) = document["host"].as_table_mut() {
-                hosts.remove(&name);
-            }
-        }
-    }
     if let Mirror::Of(registry) = mirror {
         set_server(&mut document, registry);
     }
-    let text = document.to_string();
-    Ok(match in_place {
-        true => text,
-        false => insert(&text, &block(proxy, host)),
-    })
+    let names = ours(&document, proxy);
+    if names == [proxy] && hosts(&document).first().map(String::as_str) == Some(proxy) {
+        let before = document.to_string();
+        mirror.set_host(table(&mut document, proxy))?;
+        if document.to_string() != before {
+            mark(table(&mut document, proxy));
+        }
+        return Ok(document.to_string());
+    }
+    let mut host = take(&mut document, &names);
+    mirror.set_host(&mut host)?;
+    mark(&mut host);
+    Ok(insert(&document.to_string(), &block(proxy, host)))
+}
+
+/// The table of the host `name`, which is one as [`check_form`] found.
+fn table<'t>(document: &'t mut DocumentMut, name: &str) -> &'t mut Table {
+    document["host"][name]
+        .as_table_mut()
+        .expect("hosts are tables, or they were refused")
+}
+
+/// Takes the hosts of these names out, as one table: what the first of them says counts.
+fn take(document: &mut DocumentMut, names: &[String]) -> Table {
+    let hosts = document.get_mut("host").and_then(Item::as_table_mut);
+    let taken = hosts.map(|hosts| names.iter().filter_map(|name| hosts.remove(name)).collect());
+    let taken: Vec<Item> = taken.unwrap_or_default();
+    let mut tables = taken.into_iter().filter_map(|item| item.into_table().ok());
+    let mut first = tables.next().unwrap_or_default();
+    for (key, item) in tables.flatten() {
+        if !first.contains_key(&key) {
+            first.insert(&key, item);
+        }
+    }
+    first
+}
+
+/// Writes above `host` that it is ours, below what is said there already.
+fn mark(host: &mut Table) {
+    if is_marked(host) {
+        return;
+    }
+    let above = prefix(host).to_owned();
+    let indent_at = above.rfind('\n').map_or(0, |end| end + 1);
+    let (above, indent) = above.split_at(indent_at);
+    host.decor_mut()
+        .set_prefix(format!("{above}{indent}{MARK}\n{indent}"));
 }
 
 /// What is set for the registry itself, which is asked when the proxy does not answer.
 fn set_server(document: &mut DocumentMut, registry: &HostNamespace) {
     let root = document.as_table_mut();
-    if root.get("server").and_then(Item::as_str) != Some(&registry.server) {
-        root["server"] = value(&registry.server);
-    }
+    set_text(root, "server", &registry.server);
     set_trust(root, registry.skip_verify, registry.ca.as_ref());
 }
 
@@ -96,19 +148,31 @@ fn set_trust(table: &mut Table, skip_verify: Option<bool>, ca: Option<&Vec<Strin
     if let Some(skip_verify) = skip_verify
         && table.get("skip_verify").and_then(Item::as_bool) != Some(skip_verify)
     {
-        table["skip_verify"] = value(skip_verify);
+        set_value(table, "skip_verify", value(skip_verify));
     }
     if let Some(ca) = ca {
-        let wanted = Array::from_iter(ca);
-        let same = |array: &Array| {
-            array
-                .iter()
-                .map(Value::as_str)
-                .eq(wanted.iter().map(Value::as_str))
-        };
-        if !table.get("ca").and_then(Item::as_array).is_some_and(same) {
-            table["ca"] = value(wanted);
-        }
+        set_list(table, "ca", ca);
+    }
+}
+
+/// Sets `key` unless it says `text` already, in whatever form.
+fn set_text(table: &mut dyn TableLike, key: &str, text: &str) {
+    if table.get(key).and_then(Item::as_str) != Some(text) {
+        set_value(table, key, value(text));
+    }
+}
+
+/// Sets `key` unless it lists these texts already, in whatever form.
+fn set_list(table: &mut dyn TableLike, key: &str, texts: &[String]) {
+    let wanted = Array::from_iter(texts);
+    let same = |array: &Array| {
+        array
+            .iter()
+            .map(Value::as_str)
+            .eq(wanted.iter().map(Value::as_str))
+    };
+    if !table.get(key).and_then(Item::as_array).is_some_and(same) {
+        set_value(table, key, value(wanted));
     }
 }
 
@@ -141,18 +205,24 @@ fn hosts(document: &DocumentMut) -> Vec<String> {
     found.into_iter().map(|(_, name)| name).collect()
 }
 
-/// The names of the hosts that an earlier run wrote, or that are the proxy.
+/// The names of the hosts that an earlier run wrote, or that are the proxy, which is the first.
 fn ours(document: &DocumentMut, proxy: &str) -> Vec<String> {
-    let marked = |host: &Table| {
-        host.decor()
-            .prefix()
-            .and_then(|prefix| prefix.as_str())
-            .is_some_and(|prefix| prefix.contains(MARK))
-    };
-    tables(document)
-        .filter(|(name, host)| *name == proxy || marked(host))
+    let mut names: Vec<String> = tables(document)
+        .filter(|(name, host)| *name == proxy || is_marked(host))
         .map(|(name, _)| name.to_owned())
-        .collect()
+        .collect();
+    names.sort_by_key(|name| name != proxy);
+    names
+}
+
+fn is_marked(host: &Table) -> bool {
+    prefix(host).contains(MARK)
+}
+
+/// The lines above the table.
+fn prefix(host: &Table) -> &str {
+    let prefix = host.decor().prefix();
+    prefix.and_then(|prefix| prefix.as_str()).unwrap_or("")
 }
 
 fn tables(document: &DocumentMut) -> impl Iterator<Item = (&str, &Table)> {
@@ -163,37 +233,10 @@ fn tables(document: &DocumentMut) -> impl Iterator<Item = (&str, &Table)> {
         .filter_map(|(name, host)| Some((name, host.as_table()?)))
 }
 
-/// Whether two items say the same, whatever their form.
-fn same(a: &Item, b: &Table) -> bool {
-    fn told(item: &Item) -> String {
-        match item {
-            Item::Table(table) => {
-                let mut rows: Vec<String> = table
-                    .iter()
-                    .map(|(key, item)| format!("{key:?}: {}", told(item)))
-                    .collect();
-                rows.sort();
-                format!("{{{}}}", rows.join(", "))
-            }
-            Item::Value(Value::Array(array)) => {
-                let items: Vec<String> = array
-                    .iter()
-                    .map(|value| value.clone().decorated("", "").to_string())
-                    .collect();
-                format!("[{}]", items.join(", "))
-            }
-            Item::Value(value) => value.clone().decorated("", "").to_string(),
-            other => other.to_string(),
-        }
-    }
-    told(a) == told(&Item::Table(b.clone()))
-}
-
 /// Our table as text.
-fn block(proxy: &str, mut host: Table) -> String {
+fn block(proxy: &str, host: Table) -> String {
     let mut hosts = Table::new();
     hosts.set_implicit(true);
-    host.decor_mut().set_prefix(format!("{MARK}\n"));
     hosts[proxy] = Item::Table(host);
     let mut document = DocumentMut::new();
     document["host"] = Item::Table(hosts);
@@ -209,7 +252,7 @@ fn insert(text: &str, block: &str) -> String {
         whole.push_str(head);
         whole.push_str("\n\n");
     }
-    whole.push_str(block.trim_end());
+    whole.push_str(block.trim_start_matches('\n').trim_end());
     whole.push('\n');
     if !tail.trim().is_empty() {
         whole.push('\n');

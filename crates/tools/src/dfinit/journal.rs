@@ -1,20 +1,23 @@
 //! What was changed and how it was before: the folder from which `dfinit undo` restores.
 //!
+//! Files are named in it as the host names them, so that what a container has changed can be undone on the host itself.
+//!
 //! A file is kept once, before its first change, so that any number of runs can be undone. The order of writes: the copies, the journal
 //! that names them, and only then the files themselves. Whatever is missing after a crash, each file is either as it was or has its
 //! copy, and a restart that is due is still known.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use protocol::{Digest, DigestAlgorithm};
 use serde::{Deserialize, Serialize};
 
+use super::files::{missing_folders, replace, settle, write_new};
 use super::plan::Edit;
+use super::root::HostRoot;
 
 const JOURNAL: &str = "journal.json";
 /// The version of the journal's format.
@@ -29,6 +32,10 @@ pub(super) enum JournalError {
         path: PathBuf,
         error: io::Error,
     },
+    #[error("somebody has changed {} at this moment: nothing was changed: run dfinit again", path.display())]
+    Meanwhile { path: PathBuf },
+    #[error("{0}: other files are changed already: `dfinit undo` takes that back")]
+    Half(Box<JournalError>),
     #[error("the journal {} is damaged ({reason}): the copies of the files lie beside it; restore them by hand and remove the folder", path.display())]
     Damaged { path: PathBuf, reason: String },
     #[error(
@@ -52,6 +59,8 @@ fn names(files: &[PathBuf]) -> String {
 /// The journal of one host.
 #[derive(Debug)]
 pub(super) struct Journal {
+    root: HostRoot,
+    /// Without links, as are all files that are written here.
     folder: PathBuf,
     content: Content,
 }
@@ -66,6 +75,7 @@ struct Content {
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Record {
+    /// As the host names it; links in it are followed each time.
     path: PathBuf,
     /// The runtime that has to be restarted when the file changes.
     restarts: Option<String>,
@@ -89,8 +99,9 @@ struct Original {
 }
 
 impl Journal {
-    /// Opens the journal in `folder`, which need not be there.
-    pub(super) fn open(folder: &Path) -> Result<Self, JournalError> {
+    /// Opens the journal of the host at `root`, in a `folder` there that need not exist yet.
+    pub(super) fn open(root: &HostRoot, folder: &Path) -> Result<Self, JournalError> {
+        let folder = found(root, folder)?;
         let path = folder.join(JOURNAL);
         let content = match fs::read(&path) {
             Ok(bytes) => {
@@ -114,13 +125,15 @@ impl Journal {
             Err(error) => return Err(failed("read", &path, error)),
         };
         Ok(Self {
-            folder: folder.to_owned(),
+            root: root.clone(),
+            folder,
             content,
         })
     }
 
     /// Whether an earlier run has written `path`.
     pub(super) fn wrote(&self, path: &Path) -> bool {
+        let path = self.root.on_host(path);
         self.content.files.iter().any(|record| record.path == path)
     }
 
@@ -153,24 +166,84 @@ impl Journal {
         if edits.is_empty() {
             return Ok(());
         }
+        for (_, edit) in &edits {
+            self.is_as_planned(edit)?;
+        }
         fs::create_dir_all(&self.folder)
             .map_err(|error| failed("make the folder", &self.folder, error))?;
+        let due_before = self.content.restart_due.clone();
         for (runtime, edit) in &edits {
             self.remember(runtime, edit)?;
         }
         self.save()?;
-        for (_, edit) in &edits {
-            for folder in missing_folders(&edit.path) {
-                fs::create_dir(&folder)
-                    .map_err(|error| failed("make the folder", &folder, error))?;
+        for (place, (_, edit)) in edits.iter().enumerate() {
+            if let Err(error) = self.write(edit) {
+                if !edits[..place].iter().any(|(_, edit)| edit.needs_restart) {
+                    self.content.restart_due = due_before;
+                }
+                self.forget_unwritten()?;
+                return Err(match place {
+                    0 => error,
+                    _ => JournalError::Half(Box::new(error)),
+                });
             }
-            replace(&edit.path, edit.after.as_bytes())?;
         }
         Ok(())
     }
 
+    fn write(&self, edit: &Edit) -> Result<(), JournalError> {
+        let path = found(&self.root, &edit.path)?;
+        for folder in missing_folders(&path) {
+            fs::create_dir(&folder).map_err(|error| failed("make the folder", &folder, error))?;
+        }
+        replace(&path, edit.after.as_bytes()).map_err(|error| failed("write", &path, error))
+    }
+
+    /// Takes out what is as it was: after a write that failed it must not count as written by us.
+    fn forget_unwritten(&mut self) -> Result<(), JournalError> {
+        let files = std::mem::take(&mut self.content.files);
+        let (unwritten, written): (Vec<_>, Vec<_>) = files
+            .into_iter()
+            .partition(|record| record.is_original(&self.root));
+        self.content.files = written;
+        self.save()?;
+        for record in unwritten {
+            record.remove_copy(&self.folder);
+            for made in record.folders.iter().rev() {
+                let _ = fs::remove_dir(self.root.named(made));
+            }
+        }
+        self.remove_if_empty();
+        Ok(())
+    }
+
+    /// Takes the folder away if the journal says nothing; it stays if somebody put something there.
+    fn remove_if_empty(&self) {
+        if self.content.files.is_empty() && self.content.restart_due.is_empty() {
+            let _ = fs::remove_dir(&self.folder);
+        }
+    }
+
+    /// Whether the file still says what the edit was made of; else the change of somebody would be lost.
+    fn is_as_planned(&self, edit: &Edit) -> Result<(), JournalError> {
+        let path = found(&self.root, &edit.path)?;
+        let now = match fs::read(&path) {
+            Ok(bytes) => Some(bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(failed("read", &path, error)),
+        };
+        match now.as_deref() == edit.before.as_deref().map(str::as_bytes) {
+            true => Ok(()),
+            false => Err(JournalError::Meanwhile {
+                path: edit.path.clone(),
+            }),
+        }
+    }
+
     fn remember(&mut self, runtime: &str, edit: &Edit) -> Result<(), JournalError> {
         let written = sha256(edit.after.as_bytes());
+        let path = self.root.on_host(&edit.path);
+        let found = found(&self.root, &edit.path)?;
         if edit.needs_restart {
             self.content
                 .restart_due
@@ -181,28 +254,28 @@ impl Journal {
             .content
             .files
             .iter_mut()
-            .find(|record| record.path == edit.path)
+            .find(|record| record.path == path)
         {
-            let original = record
-                .original
-                .as_ref()
-                .map(|original| original.sha256.clone());
+            let original = record.original_sha256();
             record.changed_between |= now.as_ref() != Some(&record.written) && now != original;
             record.written = written;
             return Ok(());
         }
         let original = match &edit.before {
             None => None,
-            Some(_) => Some(self.copy(&edit.path)?),
+            Some(_) => Some(self.copy(&found)?),
         };
         self.content.files.push(Record {
-            path: edit.path.clone(),
+            path,
             restarts: edit.needs_restart.then(|| runtime.to_owned()),
             original,
             written,
             changed_between: false,
             known: false,
-            folders: missing_folders(&edit.path),
+            folders: missing_folders(&found)
+                .iter()
+                .map(|folder| self.root.on_host(folder))
+                .collect(),
         });
         Ok(())
     }
@@ -212,9 +285,21 @@ impl Journal {
         let name = path
             .file_name()
             .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-        let copy = format!("{}-{name}", self.content.files.len() + 1);
+        let is_free = |copy: &String| {
+            let mut originals = self
+                .content
+                .files
+                .iter()
+                .filter_map(|it| it.original.as_ref());
+            originals.all(|original| original.copy != *copy)
+        };
+        let copy = (1_u32..)
+            .map(|number| format!("{number}-{name}"))
+            .find(is_free)
+            .expect("there are more numbers than files");
         let target = self.folder.join(&copy);
         write_new(&target, &bytes, fs::metadata(path).ok().as_ref())
+            .and_then(|()| settle(&target))
             .map_err(|error| failed("write the copy", &target, error))?;
         Ok(Original {
             copy,
@@ -228,8 +313,8 @@ impl Journal {
             .content
             .files
             .iter()
-            .filter(|record| !record.is_known())
-            .map(|record| record.path.clone())
+            .filter(|record| !record.is_known(&self.root))
+            .map(|record| self.root.named(&record.path))
             .collect();
         if !changed.is_empty() && !force {
             return Err(JournalError::ChangedSince {
@@ -237,24 +322,48 @@ impl Journal {
                 folder: self.folder.clone(),
             });
         }
+        self.announce_restarts()?;
         let mut restored = Vec::new();
-        let mut due = BTreeMap::new();
         for record in self.content.files.iter().rev() {
-            if record.restore(&self.folder)? {
-                restored.push(record.path.clone());
-                let knows = record.restarts.clone().filter(|_| record.known);
-                due.extend(knows.map(|runtime| (runtime, SystemTime::now())));
+            if record.restore(&self.root, &self.folder)? {
+                restored.push(self.root.named(&record.path));
             }
         }
+        let records = std::mem::take(&mut self.content.files);
         // Who was not restarted since the first change has never seen any.
-        self.content.restart_due = due;
-        for record in std::mem::take(&mut self.content.files) {
-            if let Some(original) = record.original {
-                let _ = fs::remove_file(self.folder.join(original.copy));
-            }
-        }
+        let knows = |runtime: &str| {
+            let mut records = records.iter();
+            records.any(|record| record.known && record.restarts.as_deref() == Some(runtime))
+        };
+        self.content.restart_due.retain(|runtime, due| {
+            *due = SystemTime::now();
+            knows(runtime)
+        });
+        // The copies go last: what the journal names is there.
         self.save()?;
+        for record in &records {
+            record.remove_copy(&self.folder);
+        }
+        self.remove_if_empty();
         Ok(restored)
+    }
+
+    /// Notes the restarts that restoring will make necessary: an undo that is cut off finds files that are as they were, and could
+    /// not tell any more.
+    fn announce_restarts(&mut self) -> Result<(), JournalError> {
+        let records = self.content.files.iter();
+        let due: Vec<String> = records
+            .filter(|record| record.known && !record.is_original(&self.root))
+            .filter_map(|record| record.restarts.clone())
+            .collect();
+        for runtime in due {
+            let now = SystemTime::now();
+            self.content.restart_due.entry(runtime).or_insert(now);
+        }
+        match self.content.files.is_empty() {
+            true => Ok(()),
+            false => self.save(),
+        }
     }
 
     /// A runtime was restarted.
@@ -274,8 +383,7 @@ impl Journal {
                     Err(failed("remove", &path, error))
                 }
                 _ => {
-                    // It stays if somebody put something there.
-                    let _ = fs::remove_dir(&self.folder);
+                    self.remove_if_empty();
                     Ok(())
                 }
             };
@@ -283,42 +391,61 @@ impl Journal {
         let bytes = serde_json::to_vec_pretty(&self.content).expect("the journal is plain data");
         fs::create_dir_all(&self.folder)
             .map_err(|error| failed("make the folder", &self.folder, error))?;
-        replace(&path, &bytes)
+        replace(&path, &bytes).map_err(|error| failed("write", &path, error))
     }
 }
 
 impl Record {
     /// Whether the file is as it was or as it was written last, and nobody else's change is under that.
-    fn is_known(&self) -> bool {
-        let now = fs::read(&self.path).ok().map(|bytes| sha256(&bytes));
-        let original = self
-            .original
-            .as_ref()
-            .map(|original| original.sha256.clone());
-        now == original || (now.as_ref() == Some(&self.written) && !self.changed_between)
+    fn is_known(&self, root: &HostRoot) -> bool {
+        let now = self.now(root);
+        now == self.original_sha256()
+            || (now.as_ref() == Some(&self.written) && !self.changed_between)
+    }
+
+    fn is_original(&self, root: &HostRoot) -> bool {
+        self.now(root) == self.original_sha256()
+    }
+
+    fn remove_copy(&self, folder: &Path) {
+        if let Some(original) = &self.original {
+            let _ = fs::remove_file(folder.join(&original.copy));
+        }
+    }
+
+    fn original_sha256(&self) -> Option<String> {
+        let original = self.original.as_ref();
+        original.map(|original| original.sha256.clone())
+    }
+
+    /// The SHA-256 of the file as it is; `None` if there is none.
+    fn now(&self, root: &HostRoot) -> Option<String> {
+        let path = root.find(&root.named(&self.path));
+        path.and_then(fs::read).ok().map(|bytes| sha256(&bytes))
     }
 
     /// Returns whether the file was not as it was already.
-    fn restore(&self, folder: &Path) -> Result<bool, JournalError> {
-        let now = fs::read(&self.path).ok().map(|bytes| sha256(&bytes));
+    fn restore(&self, root: &HostRoot, folder: &Path) -> Result<bool, JournalError> {
+        let path = found(root, &root.named(&self.path))?;
+        let now = fs::read(&path).ok().map(|bytes| sha256(&bytes));
         let changed = match &self.original {
             Some(original) if now.as_ref() == Some(&original.sha256) => false,
             Some(original) => {
                 let copy = folder.join(&original.copy);
                 let bytes =
                     fs::read(&copy).map_err(|error| failed("read the copy", &copy, error))?;
-                replace(&self.path, &bytes)?;
+                replace(&path, &bytes).map_err(|error| failed("write", &path, error))?;
                 true
             }
-            None => match fs::remove_file(&self.path) {
+            None => match fs::remove_file(&path) {
                 Ok(()) => true,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-                Err(error) => return Err(failed("remove", &self.path, error)),
+                Err(error) => return Err(failed("remove", &path, error)),
             },
         };
         for made in self.folders.iter().rev() {
             // A folder that holds something else by now stays.
-            let _ = fs::remove_dir(made);
+            let _ = fs::remove_dir(root.named(made));
         }
         Ok(changed)
     }
@@ -332,48 +459,13 @@ fn failed(what: &'static str, path: &Path, error: io::Error) -> JournalError {
     }
 }
 
+/// Where `path` leads to on the host, without links.
+fn found(root: &HostRoot, path: &Path) -> Result<PathBuf, JournalError> {
+    root.find(path).map_err(|error| failed("find", path, error))
+}
+
 fn sha256(bytes: &[u8]) -> String {
     Digest::of(DigestAlgorithm::Sha256, bytes).encoded()
-}
-
-/// The folders above `path` that are not there, the outermost first.
-fn missing_folders(path: &Path) -> Vec<PathBuf> {
-    let mut missing: Vec<PathBuf> = path
-        .ancestors()
-        .skip(1)
-        .take_while(|folder| !folder.exists())
-        .map(Path::to_owned)
-        .collect();
-    missing.reverse();
-    missing
-}
-
-/// Gives the file `bytes` in one step. It keeps its mode and owner; a symbolic link stays one.
-fn replace(path: &Path, bytes: &[u8]) -> Result<(), JournalError> {
-    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let old = fs::metadata(&target).ok();
-    let mut name = target.file_name().unwrap_or_default().to_owned();
-    name.push(".dfinit-new");
-    let draft = target.with_file_name(name);
-    write_new(&draft, bytes, old.as_ref())
-        .and_then(|()| fs::rename(&draft, &target))
-        .inspect_err(|_| {
-            let _ = fs::remove_file(&draft);
-        })
-        .map_err(|error| failed("write", path, error))
-}
-
-fn write_new(path: &Path, bytes: &[u8], like: Option<&fs::Metadata>) -> io::Result<()> {
-    let mut file = fs::File::create(path)?;
-    file.write_all(bytes)?;
-    if let Some(like) = like {
-        fs::set_permissions(path, fs::Permissions::from_mode(like.mode() & 0o7777))?;
-        let now = file.metadata()?;
-        if (now.uid(), now.gid()) != (like.uid(), like.gid()) {
-            chown(path, Some(like.uid()), Some(like.gid()))?;
-        }
-    }
-    file.sync_all()
 }
 
 #[cfg(test)]

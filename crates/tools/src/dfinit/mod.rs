@@ -2,7 +2,10 @@
 //!
 //! The steps, one module each: what is wanted (`config`); which runtimes are here ([`detect`]); what to change in their files, decided
 //! completely before anything is written (`plan`, with `containerd`, `hosts_toml`, `registries`, `docker`); writing it so that it can be taken
-//! back (`journal`); a restart, at most one and only if needed (`restart`); the proof (`probe`).
+//! back (`journal`, `files`); a restart, at most one and only if needed (`restart`); the proof (`probe`).
+//!
+//! Below these: where a path leads to on a host that is mounted here (`root`); edits that leave the rest of a text as it is
+//! (`written`, `json_text`).
 //!
 //! A second run changes nothing, and what the files said besides stays, comments included. What dfinit does not understand it
 //! leaves alone, and says what to do. It knows nothing of the daemon but the address of its proxy and of its metrics.
@@ -12,15 +15,19 @@ mod config;
 mod containerd;
 pub mod detect;
 mod docker;
+mod files;
 mod hosts_toml;
 mod journal;
+mod json_text;
 mod plan;
 mod probe;
 mod registries;
 mod report;
 mod restart;
+mod root;
 mod standing;
 mod version;
+mod written;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -42,6 +49,7 @@ use detect::{Kind, Runtime};
 use journal::Journal;
 use plan::{Edit, Plan, Refusal};
 use report::{Outcome, Restart};
+use root::HostRoot;
 
 /// The port of the daemon's metrics unless configured.
 const METRICS_PORT: u16 = 4002;
@@ -69,8 +77,9 @@ pub fn command() -> clap::Command {
 ///
 /// # Errors
 ///
-/// [`Failure::Refused`] with what failed and what to do.
+/// [`Failure::Usage`] for options that do not fit together, else [`Failure::Refused`] with what failed and what to do.
 pub async fn run(arguments: Arguments) -> Result<Told, Failure> {
+    restart_is_of_the_host(&arguments)?;
     let outcome = match arguments.command {
         Some(Action::Undo { force }) => undo(&arguments, force).await,
         None => set_up(&arguments).await,
@@ -78,22 +87,37 @@ pub async fn run(arguments: Arguments) -> Result<Told, Failure> {
     outcome.map(|outcome| Told::new(&outcome))
 }
 
+/// The systemd of this process would restart a runtime of the wrong host.
+fn restart_is_of_the_host(arguments: &Arguments) -> Result<(), Failure> {
+    let is_known = arguments.host_root().is_own() || arguments.restart_command.is_some();
+    if !arguments.restart || is_known {
+        return Ok(());
+    }
+    Err(Failure::Usage {
+        reason: format!(
+            "how the runtime of the host at {} is restarted is not known here: say it with --restart-command, as in 'nsenter -t 1 -m -- systemctl restart containerd', or leave --restart out",
+            arguments.root.display()
+        ),
+    })
+}
+
 async fn set_up(arguments: &Arguments) -> Result<Outcome, Failure> {
     let (file, named) = arguments.config_file();
     let loaded = Config::load(file, named).map_err(not_done)?;
+    let root = arguments.host_root();
     let mut outcome = Outcome::new(arguments.dry_run);
     outcome
         .notes
         .extend(loaded.warnings.iter().map(ToString::to_string));
     let config = loaded.value;
-    let found = detect::detect(&arguments.root).await;
+    let found = detect::detect(&root).await;
     for runtime in &found {
         say(arguments, || {
             format!("found {}", report::described(runtime))
         });
     }
-    let mut journal = Journal::open(&arguments.state_dir).map_err(not_done)?;
-    let plans = plans(arguments, &config, &found, &journal).map_err(not_done)?;
+    let mut journal = Journal::open(&root, &arguments.state_folder()).map_err(not_done)?;
+    let plans = plans(&root, &config, &found, &journal).map_err(not_done)?;
     if plans.is_empty() {
         outcome.notes.push(match found.is_empty() {
             true => "no container runtime was found on this host: name one in the configuration, under containerRuntime".to_owned(),
@@ -132,31 +156,32 @@ async fn set_up(arguments: &Arguments) -> Result<Outcome, Failure> {
 }
 
 async fn undo(arguments: &Arguments, force: bool) -> Result<Outcome, Failure> {
+    let root = arguments.host_root();
     let mut outcome = Outcome::new(arguments.dry_run);
-    let mut journal = Journal::open(&arguments.state_dir).map_err(not_done)?;
+    let mut journal = Journal::open(&root, &arguments.state_folder()).map_err(not_done)?;
     if arguments.dry_run {
         return Err(Failure::Usage {
             reason: "undo has no dry run: the files as they were lie in --state-dir".to_owned(),
         });
     }
     outcome.restored = journal.undo(force).map_err(not_done)?;
-    let found = detect::detect(&arguments.root).await;
+    let found = detect::detect(&root).await;
     restart(arguments, &found, &mut journal, &mut outcome).await?;
     Ok(outcome)
 }
 
 /// What to change, for the runtime that is configured or for all that were found.
 fn plans(
-    arguments: &Arguments,
+    root: &HostRoot,
     config: &Config,
     found: &[Runtime],
     journal: &Journal,
 ) -> Result<Vec<Plan>, Refusal> {
     if let Some(settings) = &config.runtime {
         let (kind, path) = target(settings);
-        let runtime = detect::named(&arguments.root, found, kind, &arguments.on_host(path));
+        let runtime = detect::named(root, found, kind, &root.named(path));
         return Ok(vec![plan(
-            arguments,
+            root,
             &runtime,
             settings,
             &config.proxy,
@@ -175,7 +200,7 @@ fn plans(
             RuntimeConfig::Crio(_) | RuntimeConfig::Podman(_) => continue,
             containerd => containerd,
         };
-        plans.push(plan(arguments, runtime, &settings, &config.proxy, journal)?);
+        plans.push(plan(root, runtime, &settings, &config.proxy, journal)?);
     }
     Ok(plans)
 }
@@ -190,7 +215,7 @@ fn target(settings: &RuntimeConfig) -> (Kind, &Path) {
 }
 
 fn plan(
-    arguments: &Arguments,
+    root: &HostRoot,
     runtime: &Runtime,
     settings: &RuntimeConfig,
     proxy: &Url,
@@ -198,16 +223,17 @@ fn plan(
 ) -> Result<Plan, Refusal> {
     match settings {
         RuntimeConfig::Containerd(settings) => {
-            containerd::plan(&arguments.root, runtime, settings, &proxy_url(proxy))
+            containerd::plan(root, runtime, settings, &proxy_url(proxy))
         }
         RuntimeConfig::Docker(settings) => docker::plan(
+            root,
             runtime,
             settings,
             &proxy_url(proxy),
             journal.wrote(&runtime.config),
         ),
         RuntimeConfig::Crio(settings) | RuntimeConfig::Podman(settings) => {
-            registries::plan(runtime, settings, &proxy_authority(proxy))
+            registries::plan(root, runtime, settings, &proxy_authority(proxy))
         }
     }
 }
@@ -219,6 +245,8 @@ async fn restart(
     journal: &mut Journal,
     outcome: &mut Outcome,
 ) -> Result<(), Failure> {
+    let sentinel = arguments.sentinel();
+    let found_sentinel = arguments.host_root().find(&sentinel).map_err(not_done)?;
     for runtime in runtimes {
         if let Some(started) = runtime.started() {
             journal
@@ -233,16 +261,16 @@ async fn restart(
         .collect();
     if due.is_empty() {
         // What an earlier run asked for was done by somebody else, or is not wanted any more.
-        let _ = std::fs::remove_file(&arguments.restart_sentinel);
+        let _ = std::fs::remove_file(&found_sentinel);
         return Ok(());
     }
     if !arguments.restart {
-        make_sentinel(&arguments.restart_sentinel).map_err(not_done)?;
+        make_sentinel(&found_sentinel).map_err(not_done)?;
         outcome.restarts = due
             .iter()
             .map(|runtime| Restart::due(runtime.kind))
             .collect();
-        outcome.sentinel = Some(arguments.restart_sentinel.clone());
+        outcome.sentinel = Some(sentinel);
         return Ok(());
     }
     for runtime in due {
@@ -253,7 +281,7 @@ async fn restart(
         outcome.restarts.push(Restart::done(runtime.kind, ran));
     }
     // An earlier run may have left it; its wish is fulfilled.
-    let _ = std::fs::remove_file(&arguments.restart_sentinel);
+    let _ = std::fs::remove_file(&found_sentinel);
     Ok(())
 }
 
@@ -281,3 +309,7 @@ fn not_done(error: impl ToString) -> Failure {
         reason: error.to_string(),
     }
 }
+
+#[cfg(test)]
+#[path = "tests/roots.rs"]
+mod tests;

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::detect::Runtime;
+use super::root::HostRoot;
+use super::written::keep_line_ends;
 
 /// Longest file that is edited. The configuration that containerd prints has 15 KiB.
 const FILE_LEN_MAX: u64 = 1024 * 1024;
@@ -28,6 +30,22 @@ pub(super) struct Edit {
 }
 
 impl Edit {
+    /// `path` shall say `after`; its lines go on to end as they do.
+    pub(super) fn new(
+        path: PathBuf,
+        before: Option<String>,
+        after: String,
+        needs_restart: bool,
+    ) -> Self {
+        let after = keep_line_ends(before.as_deref().unwrap_or(""), after);
+        Self {
+            path,
+            before,
+            after,
+            needs_restart,
+        }
+    }
+
     pub(super) fn changes(&self) -> bool {
         self.before.as_ref() != Some(&self.after)
     }
@@ -91,13 +109,16 @@ impl Unclear {
     }
 }
 
-/// The text of a file; `None` if there is none.
-pub(super) fn read(path: &Path) -> Result<Option<String>, Refusal> {
+/// The text of a file of the host; `None` if there is none.
+pub(super) fn read(root: &HostRoot, path: &Path) -> Result<Option<String>, Refusal> {
     let unreadable = |reason: String| Refusal::Unreadable {
         path: path.to_owned(),
         reason,
     };
-    match std::fs::metadata(path) {
+    let found = root
+        .find(path)
+        .map_err(|error| unreadable(error.to_string()))?;
+    match std::fs::metadata(&found) {
         Ok(file) if file.len() > FILE_LEN_MAX => {
             return Err(unreadable(format!(
                 "{} bytes, the limit is {FILE_LEN_MAX}: is this the right file?",
@@ -108,7 +129,7 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, Refusal> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(unreadable(error.to_string())),
     }
-    std::fs::read_to_string(path)
+    std::fs::read_to_string(found)
         .map(Some)
         .map_err(|error| unreadable(error.to_string()))
 }

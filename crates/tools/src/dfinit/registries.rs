@@ -11,6 +11,8 @@ use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, value};
 use super::config::{MirroredRegistry, RegistriesConfig};
 use super::detect::{Kind, Runtime};
 use super::plan::{self, Edit, Plan, Refusal, Unclear};
+use super::root::HostRoot;
+use super::written::set_value;
 
 /// What v2 writes into a new file, in this order.
 const SEARCH_REGISTRIES: [&str; 3] = [
@@ -20,12 +22,13 @@ const SEARCH_REGISTRIES: [&str; 3] = [
 ];
 
 pub(super) fn plan(
+    root: &HostRoot,
     runtime: &Runtime,
     settings: &RegistriesConfig,
     mirror: &str,
 ) -> Result<Plan, Refusal> {
     let path = &runtime.config;
-    let before = plan::read(path)?;
+    let before = plan::read(root, path)?;
     let after = edit(before.as_deref(), settings, mirror).map_err(|unclear| unclear.at(path))?;
     let mut notes = Vec::new();
     match settings.registries.as_slice() {
@@ -41,13 +44,9 @@ pub(super) fn plan(
             runtime.kind.name()
         )),
     }
-    let edit = Edit {
-        path: path.clone(),
-        before,
-        after,
-        // podman has no daemon; what its API service starts reads the file anew.
-        needs_restart: runtime.kind == Kind::Crio,
-    };
+    // podman has no daemon; what its API service starts reads the file anew.
+    let needs_restart = runtime.kind == Kind::Crio;
+    let edit = Edit::new(path.clone(), before, after, needs_restart);
     Ok(Plan {
         runtime: runtime.clone(),
         edits: vec![edit],
@@ -92,7 +91,11 @@ fn edit(
             .get("unqualified-search-registries")
             .and_then(Item::as_array);
         if !found.is_some_and(|found| found.iter().filter_map(|item| item.as_str()).eq(&search)) {
-            document["unqualified-search-registries"] = value(wanted);
+            set_value(
+                document.as_table_mut(),
+                "unqualified-search-registries",
+                value(wanted),
+            );
         }
     }
     if settings.registries.is_empty() {
@@ -152,10 +155,10 @@ fn put_first(registry: &mut Table, location: &str, digest_only: bool) -> Result<
         Some(place) => others.remove(place),
         None => Table::new(),
     };
-    ours["insecure"] = value(true);
-    ours["location"] = value(location);
+    set_value(&mut ours, "insecure", value(true));
+    set_value(&mut ours, "location", value(location));
     if digest_only {
-        ours["pull-from-mirror"] = value("digest-only");
+        set_value(&mut ours, "pull-from-mirror", value("digest-only"));
     } else {
         ours.remove("pull-from-mirror");
     }

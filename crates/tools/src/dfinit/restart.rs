@@ -24,6 +24,13 @@ pub(super) enum RestartError {
     )]
     NoSystemd { runtime: &'static str },
     #[error(
+        "{runtime} runs, but none of {units} is active, so that it is not known how it was started: name the command that restarts it with --restart-command, or restart it yourself"
+    )]
+    NoUnit {
+        runtime: &'static str,
+        units: String,
+    },
+    #[error(
         "`{command}` failed: {reason}: the files are changed; restart {runtime} yourself, or take the changes back with `dfinit undo`"
     )]
     Failed {
@@ -53,8 +60,8 @@ pub(super) async fn restart(
                 false => Ok(None),
             };
         }
-        None => match active_unit(runtime.units).await {
-            Some(unit) => format!("systemctl restart {unit}"),
+        None => match by_unit(runtime, active_unit(runtime.units).await)? {
+            Some(command) => command,
             None => return Ok(None),
         },
     };
@@ -63,6 +70,18 @@ pub(super) async fn restart(
         back(runtime).await?;
     }
     Ok(Some(command))
+}
+
+/// The command that restarts `runtime`, of whose units `active` is active; `None` if it does not run.
+fn by_unit(runtime: &Runtime, active: Option<&str>) -> Result<Option<String>, RestartError> {
+    match active {
+        Some(unit) => Ok(Some(format!("systemctl restart {unit}"))),
+        None if runtime.running => Err(RestartError::NoUnit {
+            runtime: runtime.kind.name(),
+            units: runtime.units.join(", "),
+        }),
+        None => Ok(None),
+    }
 }
 
 async fn active_unit(units: &[&'static str]) -> Option<&'static str> {
@@ -122,4 +141,32 @@ async fn back(runtime: &Runtime) -> Result<(), RestartError> {
         tokio::time::sleep(READY_PAUSE).await;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dfinit::detect::Kind;
+
+    #[test]
+    fn what_runs_by_other_means_is_not_taken_for_stopped() {
+        let runtime = |running| Runtime {
+            kind: Kind::Docker,
+            shipped_by: None,
+            version: None,
+            config: "/etc/docker/daemon.json".into(),
+            socket: "/run/docker.sock".into(),
+            units: &["docker.service"],
+            started_file: "/run/docker.pid".into(),
+            running,
+        };
+        let told = by_unit(&runtime(true), None).unwrap_err().to_string();
+        assert!(
+            told.contains("docker.service") && told.contains("--restart-command"),
+            "{told}"
+        );
+        assert!(matches!(by_unit(&runtime(false), None), Ok(None)));
+        let command = by_unit(&runtime(true), Some("docker.service")).unwrap();
+        assert_eq!(command.as_deref(), Some("systemctl restart docker.service"));
+    }
 }

@@ -7,6 +7,7 @@ use super::config::{Config, RuntimeConfig, proxy_url};
 use super::detect::{self, Kind};
 use super::journal::Journal;
 use super::plan::Edit;
+use super::root::HostRoot;
 use super::{containerd, report};
 
 /// How a containerd of this host stands to the daemon.
@@ -26,15 +27,16 @@ pub enum Standing {
 /// daemon for every registry, so that only of it can be said whether it should.
 pub async fn standings() -> Vec<(String, Standing)> {
     let mut told = Vec::new();
-    for runtime in detect::detect(Path::new("/")).await {
+    let root = HostRoot::new("/");
+    for runtime in detect::detect(&root).await {
         if runtime.kind == Kind::Containerd {
-            told.push((report::described(&runtime), standing(&runtime)));
+            told.push((report::described(&runtime), standing(&root, &runtime)));
         }
     }
     told
 }
 
-fn standing(runtime: &detect::Runtime) -> Standing {
+fn standing(root: &HostRoot, runtime: &detect::Runtime) -> Standing {
     let config = match Config::load(Path::new(CONFIG_FILE), false) {
         Ok(loaded) => loaded.value,
         Err(error) => return Standing::Unclear(error.to_string()),
@@ -47,14 +49,14 @@ fn standing(runtime: &detect::Runtime) -> Standing {
         },
     };
     let proxy = proxy_url(&config.proxy);
-    let plan = match containerd::plan(Path::new("/"), runtime, &settings, &proxy) {
+    let plan = match containerd::plan(root, runtime, &settings, &proxy) {
         Ok(plan) => plan,
         Err(refusal) => return Standing::Unclear(refusal.to_string()),
     };
     if plan.edits.iter().any(Edit::changes) {
         return Standing::NotSetUp;
     }
-    let journal = Journal::open(Path::new(STATE_DIR)).ok();
+    let journal = Journal::open(root, Path::new(STATE_DIR)).ok();
     let due = journal.and_then(|journal| journal.due_since(runtime.kind.name()));
     match (due, runtime.started()) {
         (Some(due), Some(started)) if started <= due => Standing::RestartDue,

@@ -21,6 +21,7 @@ use dragonfly_api::scheduler::v2 as wire;
 use futures::{Stream, StreamExt};
 use protocol::HostRole;
 use registry::{Access, ContentKind, Credentials, Image, ManifestUrl, Platforms, RegistryError};
+use runtime::secret::{redact_url, redact_urls};
 use runtime::shutdown::Shutdown;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -322,7 +323,7 @@ impl PreheatService {
         Err(match last {
             Some(status) => Status::invalid_argument(format!(
                 "url: the directory cannot be listed: {}",
-                status.message()
+                redact_urls(status.message())
             )),
             None => Status::failed_precondition("no host is known that could list the directory"),
         })
@@ -445,8 +446,9 @@ fn contents_of(
     contents: impl IntoIterator<Item = registry::Content>,
 ) -> Result<Vec<Content>, Status> {
     let content = |it: registry::Content| {
-        let task_id = preheat::task_id(download, &it.url)
-            .map_err(|error| Status::invalid_argument(format!("{}: {error}", it.url)))?;
+        let task_id = preheat::task_id(download, &it.url).map_err(|error| {
+            Status::invalid_argument(format!("{}: {error}", redact_url(&it.url)))
+        })?;
         Ok(Content {
             task_id,
             kind: it.kind.name(),

@@ -6,8 +6,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use clap::Args;
+use protocol::{Digest, DigestAlgorithm};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde::Serialize;
 use tokio::process::Command;
+use x509_parser::parse_x509_certificate;
 
 use super::{CaArguments, refused};
 use crate::failure::Failure;
@@ -47,6 +51,17 @@ struct Done {
     /// Whether anything was changed.
     changed: bool,
     installed: bool,
+    /// The SHA-256 of another certificate that was there before.
+    replaced: Option<String>,
+}
+
+/// What putting the certificate into its place changed.
+#[derive(Debug, PartialEq, Eq)]
+enum Put {
+    Same,
+    New,
+    /// Something else was there, of this SHA-256.
+    Instead(String),
 }
 
 impl Install {
@@ -61,11 +76,16 @@ impl Install {
             }
         };
         let file = folder.join(FILE);
-        let changed = if self.remove {
-            remove(&file)?
+        let (changed, replaced) = if self.remove {
+            (remove(&file)?, None)
         } else {
             let (pem, _) = self.ca.read()?;
-            put(&folder, &file, &pem)?
+            check(&pem).map_err(|reason| refused(&self.ca.ca_cert, &reason))?;
+            match put(&folder, &file, &pem)? {
+                Put::Same => (false, None),
+                Put::New => (true, None),
+                Put::Instead(former) => (true, Some(former)),
+            }
         };
         // Also if nothing was changed here: the last rebuild may have been interrupted.
         if let Some(program) = rebuild {
@@ -75,6 +95,7 @@ impl Install {
             file,
             changed,
             installed: !self.remove,
+            replaced,
         }))
     }
 }
@@ -91,16 +112,46 @@ fn system_store() -> Option<(&'static str, &'static str)> {
     STORES.into_iter().find(|(_, program)| exists(program))
 }
 
-fn put(folder: &Path, file: &Path, pem: &[u8]) -> Result<bool, Failure> {
-    if std::fs::read(file).is_ok_and(|present| present == pem) {
-        return Ok(false);
+/// Whether a text holds nothing but certificates of CAs: anything else would be trusted in vain, and a key be read by all.
+fn check(pem: &[u8]) -> Result<(), String> {
+    if String::from_utf8_lossy(pem).contains("PRIVATE KEY-----") {
+        return Err(
+            "a private key is in it, which everybody could read in the store: name a file with the certificate alone"
+                .to_owned(),
+        );
+    }
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|error| format!("damaged: {error}"))?;
+        let (_, parsed) = parse_x509_certificate(&certificate)
+            .map_err(|error| format!("no certificate can be read from it: {error}"))?;
+        if !parsed.is_ca() {
+            return Err(format!(
+                "the certificate of {} is no CA (its basic constraints do not say CA:TRUE), so that what it signs is not trusted: name that of the CA with --ca-cert",
+                parsed.subject()
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn put(folder: &Path, file: &Path, pem: &[u8]) -> Result<Put, Failure> {
+    let former = std::fs::read(file).ok();
+    if former.as_deref() == Some(pem) {
+        return Ok(Put::Same);
     }
     std::fs::create_dir_all(folder).map_err(|error| Failure::output(folder, &error))?;
     let partial = file.with_extension("new");
     std::fs::write(&partial, pem)
         .and_then(|()| std::fs::rename(&partial, file))
         .map_err(|error| Failure::output(file, &error))?;
-    Ok(true)
+    Ok(former.map_or(Put::New, |former| Put::Instead(fingerprint(&former))))
+}
+
+/// The SHA-256 by which certificates are told apart; of a text without one, the text's.
+fn fingerprint(pem: &[u8]) -> String {
+    let certificate = CertificateDer::from_pem_slice(pem);
+    let bytes = certificate.as_deref().unwrap_or(pem);
+    Digest::of(DigestAlgorithm::Sha256, bytes).encoded()
 }
 
 fn remove(file: &Path) -> Result<bool, Failure> {
@@ -143,7 +194,12 @@ impl Report for Done {
         let file = self.file.display();
         match (self.installed, self.changed) {
             (true, true) => {
-                format!("Trusted from now on: {file}. Programs that run already must be restarted.")
+                let instead = self.replaced.as_ref().map_or_else(String::new, |former| {
+                    format!(", instead of another certificate (SHA-256 {former})")
+                });
+                format!(
+                    "Trusted from now on: {file}{instead}. Programs that run already must be restarted."
+                )
             }
             (true, false) => format!("Trusted already: {file}"),
             (false, true) => format!("No longer trusted: {file}"),
@@ -154,6 +210,8 @@ impl Report for Done {
 
 #[cfg(test)]
 mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
+
     use super::*;
 
     #[test]
@@ -161,10 +219,66 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("made");
         let file = folder.join(FILE);
-        assert_eq!(put(&folder, &file, b"one"), Ok(true));
-        assert_eq!(put(&folder, &file, b"one"), Ok(false));
-        assert_eq!(put(&folder, &file, b"another"), Ok(true));
+        assert_eq!(put(&folder, &file, b"one"), Ok(Put::New));
+        assert_eq!(put(&folder, &file, b"one"), Ok(Put::Same));
+        let former = Put::Instead(fingerprint(b"one"));
+        assert_eq!(put(&folder, &file, b"another"), Ok(former));
         assert_eq!(std::fs::read(&file).unwrap(), b"another");
         assert_eq!((remove(&file), remove(&file)), (Ok(true), Ok(false)));
+    }
+
+    fn certificate(is_ca: IsCa) -> String {
+        let mut params = CertificateParams::default();
+        params.is_ca = is_ca;
+        let key = KeyPair::generate().unwrap();
+        params.self_signed(&key).unwrap().pem()
+    }
+
+    async fn install(pem: &str, folder: &Path) -> Result<Told, Failure> {
+        let ca_cert = folder.join("given.pem");
+        std::fs::write(&ca_cert, pem).unwrap();
+        let install = Install {
+            ca: CaArguments { ca_cert },
+            to: Some(folder.join("store")),
+            remove: false,
+        };
+        install.run().await
+    }
+
+    fn json(told: &Told) -> serde_json::Value {
+        serde_json::from_str(told.json()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn only_a_ca_is_installed() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = certificate(IsCa::Ca(BasicConstraints::Unconstrained));
+        let key = KeyPair::generate().unwrap().serialize_pem();
+        for (wrong, why) in [
+            (certificate(IsCa::NoCa), "is no CA"),
+            (certificate(IsCa::ExplicitNoCa), "is no CA"),
+            (format!("{ca}{}", certificate(IsCa::NoCa)), "is no CA"),
+            (format!("{ca}{key}"), "private key"),
+        ] {
+            let Err(failure) = install(&wrong, dir.path()).await else {
+                panic!("{why}");
+            };
+            assert!(failure.to_string().contains(why), "{failure}");
+        }
+        assert!(!dir.path().join("store").exists());
+        install(&ca, dir.path()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_replaced_certificate_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let [one, two] = [(); 2].map(|()| certificate(IsCa::Ca(BasicConstraints::Unconstrained)));
+        let told = install(&one, dir.path()).await.unwrap();
+        assert!(json(&told)["replaced"].is_null());
+        let told = install(&two, dir.path()).await.unwrap();
+        assert_eq!(json(&told)["replaced"], fingerprint(one.as_bytes()));
+        assert!(told.text().contains(&fingerprint(one.as_bytes())));
+        let again = install(&two, dir.path()).await.unwrap();
+        assert!(json(&again)["replaced"].is_null());
     }
 }

@@ -1,5 +1,6 @@
 //! `dfctl task preheat`: hosts fetch a file or an image before anybody there asks for it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -10,6 +11,7 @@ use clap::{Args, ValueEnum};
 use dragonfly_api::scheduler::v2::scheduler_client::SchedulerClient;
 use dragonfly_api::scheduler::v2::{PreheatFileRequest, PreheatImageRequest};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use runtime::secret::{redact_url, redact_urls};
 use serde::Serialize;
 use tonic::transport::Channel;
 use tonic::{Code, Status, Streaming};
@@ -260,17 +262,18 @@ impl Course {
         })
     }
 
-    fn url(&self, content: u32) -> &str {
+    /// The URL of a content, without its secrets.
+    fn url(&self, content: u32) -> Cow<'_, str> {
         let content = self.plan.contents.get(content as usize);
-        content.map_or("", |content| content.url.as_str())
+        content.map_or(Cow::Borrowed(""), |content| redact_url(&content.url))
     }
 
     fn line(&self, outcome: &Outcome) -> String {
         let job = outcome.job.unwrap_or_default();
         let how = match (outcome.error.as_str(), outcome.held) {
-            ("", true) => "was there before",
-            ("", false) => "is there",
-            (error, _) => error,
+            ("", true) => "was there before".to_owned(),
+            ("", false) => "is there".to_owned(),
+            (error, _) => redact_urls(error),
         };
         format!(
             "{}: {}: {how}",
@@ -319,13 +322,13 @@ impl Course {
                 ("", true) => report.held += 1,
                 ("", false) => report.fetched += 1,
                 (error, _) => report.failures.push(FailureReport {
-                    url: self.url(content).to_owned(),
-                    error: error.to_owned(),
+                    url: self.url(content).into_owned(),
+                    error: redact_urls(error),
                 }),
             }
         }
         let contents = self.plan.contents.iter().map(|content| ContentReport {
-            url: content.url.clone(),
+            url: redact_url(&content.url).into_owned(),
             task_id: content.task_id.clone(),
             kind: content.kind.clone(),
             length: content.length,
@@ -467,5 +470,47 @@ struct Begun {
 impl Report for Begun {
     fn text(&self) -> String {
         "Preheat Succeeded!\nThis scheduler only tells that it has begun: see `dfctl task stat` for what is there".to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use api::preheat::{Content, Host, Job};
+
+    use super::*;
+
+    #[test]
+    fn a_failure_shows_no_secrets() {
+        let url = "http://user:S3CRETPW@h/f?token=S3CRET";
+        let job = Job {
+            content: 0,
+            host: 0,
+        };
+        let mut course = Course::new(Plan {
+            contents: vec![Content {
+                url: url.to_owned(),
+                ..Content::default()
+            }],
+            hosts: vec![Host {
+                hostname: "seed".to_owned(),
+                ..Host::default()
+            }],
+            jobs: vec![job],
+            notes: Vec::new(),
+        });
+        let outcome = Outcome {
+            job: Some(job),
+            // As a scheduler says it that passes on what a daemon says.
+            error: format!("cannot read {url}: 404"),
+            ..Outcome::default()
+        };
+        let line = course.line(&outcome);
+        course.outcomes.insert((0, 0), outcome);
+        let report = course.report(Duration::ZERO);
+        let json = Told::new(&report).json().to_string();
+        for told in [&line, &report.text(), &json] {
+            assert!(!told.contains("S3CRET"), "{told}");
+            assert!(told.contains("@h/f") && told.contains("404"), "{told}");
+        }
     }
 }

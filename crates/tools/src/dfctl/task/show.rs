@@ -7,6 +7,7 @@ use api::local::giver::Kind;
 use api::local::local_client::LocalClient;
 use api::local::{ExplainTaskRequest, ExplainTaskResponse};
 use clap::Args;
+use runtime::secret::redact_url;
 use serde::Serialize;
 
 use crate::bytes_from::BytesFrom;
@@ -103,7 +104,7 @@ impl From<ExplainTaskResponse> for Explained {
         }
         Self {
             id: task.task_id,
-            url: task.url,
+            url: redact_url(&task.url).into_owned(),
             content_length: task.content_length,
             piece_length: task.piece_length,
             piece_count: task.piece_count,

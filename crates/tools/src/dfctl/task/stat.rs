@@ -3,6 +3,7 @@
 use clap::{Args, ValueEnum};
 use dragonfly_api::scheduler::v2::scheduler_client::SchedulerClient;
 use dragonfly_api::scheduler::v2::{StatFileRequest, StatImageRequest};
+use runtime::secret::redact_url;
 use serde::Serialize;
 use tonic::transport::Channel;
 
@@ -110,12 +111,15 @@ impl Stat {
                     .map_err(refused)?
                     .into_inner();
                 let held = |it: dragonfly_api::scheduler::v2::Layer| Held {
-                    url: it.url,
+                    url: redact_url(&it.url).into_owned(),
                     finished: it.is_finished.unwrap_or(false),
                 };
                 let layers = answer.image.unwrap_or_default().layers;
                 Ok(Holders {
-                    layers: layers.into_iter().map(|layer| layer.url).collect(),
+                    layers: layers
+                        .iter()
+                        .map(|layer| redact_url(&layer.url).into_owned())
+                        .collect(),
                     peers: answer
                         .peers
                         .into_iter()
@@ -148,7 +152,7 @@ impl Stat {
                     .map_err(refused)?
                     .into_inner();
                 let held = |it: dragonfly_api::scheduler::v2::File| Held {
-                    url: it.url,
+                    url: redact_url(&it.url).into_owned(),
                     finished: it.is_finished.unwrap_or(false),
                 };
                 Ok(Holders {

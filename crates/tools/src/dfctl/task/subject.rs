@@ -9,6 +9,7 @@ use bytesize::ByteSize;
 use clap::{ArgAction, Args};
 use dragonfly_api::common::v2::{Hdfs, ObjectStorage};
 use registry::ImageName;
+use runtime::secret::{redact_url, redact_urls};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
@@ -110,16 +111,16 @@ impl Subject {
             if !self.url.starts_with("oci://") {
                 return Err(refused(format!(
                     "{} is no image: write it like oci://registry.example/team/app:1.0",
-                    self.url
+                    redact_url(&self.url)
                 )));
             }
             let name: ImageName = self
                 .url
                 .parse()
-                .map_err(|error| refused(format!("{error}")))?;
+                .map_err(|error| refused(redact_urls(&format!("{error}"))))?;
             let url = name
                 .manifest_url(self.plain_http)
-                .map_err(|error| refused(error.to_string()))?;
+                .map_err(|error| refused(redact_urls(&error.to_string())))?;
             return Ok(Target::Image(url.to_string()));
         }
         let scheme = self.url.split_once("://").map_or("", |(scheme, _)| scheme);
@@ -159,6 +160,7 @@ impl Subject {
     /// Connects to the scheduler.
     pub(super) async fn connect(&self) -> Result<Channel, Failure> {
         let address = &self.scheduler_endpoint;
+        let shown = redact_url(address);
         let endpoint = if address.contains("://") {
             Endpoint::from_shared(address.clone())
         } else {
@@ -166,7 +168,7 @@ impl Subject {
         };
         let endpoint = endpoint.map_err(|error| Failure::Usage {
             reason: format!(
-                "--scheduler-endpoint {address}: {error}: write it like http://127.0.0.1:8002"
+                "--scheduler-endpoint {shown}: {error}: write it like http://127.0.0.1:8002"
             ),
         })?;
         let endpoint = endpoint
@@ -178,7 +180,7 @@ impl Subject {
             Failure::Daemon {
                 whose: "the scheduler",
                 code: Code::Unavailable,
-                message: format!("{address} does not answer ({cause}): check that it runs, and --scheduler-endpoint"),
+                message: format!("{shown} does not answer ({cause}): check that it runs, and --scheduler-endpoint"),
             }
         })
     }
@@ -192,7 +194,7 @@ impl Subject {
             code => Failure::Daemon {
                 whose: "the scheduler",
                 code,
-                message: status.message().to_owned(),
+                message: redact_urls(status.message()),
             },
         }
     }
@@ -277,6 +279,24 @@ mod tests {
         assert!(
             !parse("--enable-task-id-based-blob-digest=false").enable_task_id_based_blob_digest
         );
+    }
+
+    #[test]
+    fn no_message_holds_the_secrets_of_a_url() {
+        let parse = |words: &str| {
+            let line = format!("x --scheduler-endpoint http://u:S3CRET@s:8002 {words}");
+            Line::try_parse_from(line.split(' ')).unwrap().subject
+        };
+        let subject = parse("http://h/f");
+        let status = Status::invalid_argument("url: http://u:S3CRET@h/f?token=S3CRET: no");
+        let mut told = vec![subject.refused(&status)];
+        for url in ["ocix://u:S3CRET@h/a", "oci://u:S3CRET@h/a?x=S3CRET"] {
+            told.push(parse(url).target().unwrap_err());
+        }
+        for failure in told {
+            let text = failure.to_string();
+            assert!(!text.contains("S3CRET"), "{text}");
+        }
     }
 
     #[test]

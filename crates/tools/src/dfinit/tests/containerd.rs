@@ -257,7 +257,7 @@ fn host(files: &[(&str, &str)]) -> tempfile::TempDir {
 
 fn planned(root: &Path, settings: &ContainerdConfig) -> Result<Plan, Refusal> {
     let runtime = runtime(&root.join("etc/containerd/config.toml"), "1.6.20");
-    super::plan(root, &runtime, settings, PROXY)
+    super::plan(&HostRoot::new(root), &runtime, settings, PROXY)
 }
 
 #[test]
@@ -344,13 +344,39 @@ fn without_file_and_program_there_is_nothing_to_set_up() {
         version: None,
         ..runtime(&root.path().join("config.toml"), "")
     };
-    let told = super::plan(root.path(), &absent, &settings(), PROXY)
+    let told = super::plan(&HostRoot::new(root.path()), &absent, &settings(), PROXY)
         .unwrap_err()
         .to_string();
     assert!(
         told.contains("no containerd was found") && told.contains("configPath"),
         "{told}"
     );
+}
+
+#[test]
+fn the_ends_of_lines_stay() {
+    let config = "version = 2 # ours\r\n# a comment\r\nroot = \"/r\"\r\n";
+    let hosts = "server = \"https://ghcr.io\" # upstream\r\n\r\n# theirs\r\n[host.\"https://cache\"]\r\ncapabilities = [\"pull\"]\r\n";
+    let root = host(&[
+        ("etc/containerd/config.toml", config),
+        ("etc/containerd/certs.d/_default/hosts.toml", hosts),
+    ]);
+    let plan = planned(root.path(), &settings()).unwrap();
+    for edit in &plan.edits {
+        let plain = edit.after.replace("\r\n", "");
+        assert!(!plain.contains(['\r', '\n']), "{:?}", edit.after);
+        assert!(edit.changes());
+    }
+    let written = plan.edits[1].after.clone();
+    std::fs::write(root.path().join("etc/containerd/config.toml"), &written).unwrap();
+    std::fs::write(
+        root.path()
+            .join("etc/containerd/certs.d/_default/hosts.toml"),
+        &plan.edits[0].after,
+    )
+    .unwrap();
+    let again = planned(root.path(), &settings()).unwrap();
+    assert!(!again.edits.iter().any(Edit::changes), "{again:?}");
 }
 
 /// Texts like configurations: pieces of real ones in any order, valid or not.

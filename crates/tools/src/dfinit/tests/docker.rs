@@ -29,6 +29,15 @@ fn the_rest_stays_in_its_order_and_style() {
 }
 
 #[test]
+fn what_is_not_ours_stays_letter_by_letter() {
+    let rest = "\"a\": 12345678901234567890123,\n    \"b\": 1.50e+2,\n    \"c\": { \"x\":[1,2],\n      \"y\": \"\\u00e9\\/\" },\n    \"c\": 1.0";
+    let before = format!("{{\n    {rest}\n}}\n");
+    let expected =
+        format!("{{\n    {rest},\n    \"registry-mirrors\": [\n        \"{PROXY}\"\n    ]\n}}\n");
+    assert_eq!(edited(Some(&before), DockerMode::Mirror), expected);
+}
+
+#[test]
 fn a_mirror_comes_before_the_others() {
     let before = "{\"registry-mirrors\":[\"https://m\"]}";
     let after = edited(Some(before), DockerMode::Mirror);
@@ -68,7 +77,13 @@ fn an_engine_that_would_not_start_with_proxies_gets_none() {
 
 #[test]
 fn what_is_not_a_configuration_is_refused() {
-    for text in ["[]", "{", "{\"proxies\": 1}", "// comment\n{}"] {
+    for text in [
+        "[]",
+        "{",
+        "{\"proxies\": 1}",
+        "// comment\n{}",
+        "{\"a\": \"\\ud800\"}",
+    ] {
         assert!(
             edit(Some(text), DockerMode::Proxies, PROXY, false).is_err(),
             "{text}"
@@ -93,13 +108,16 @@ proptest! {
         mirror in any::<bool>(),
     ) {
         let mode = if mirror { DockerMode::Mirror } else { DockerMode::Proxies };
-        let settings: Map<String, Value> = keys.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
-        let text = written(&settings, &" ".repeat(indent));
+        let mut settings = Settings::default();
+        for (key, value) in &keys {
+            settings.set(key, json!(value));
+        }
+        let text = settings.written(&" ".repeat(indent));
         let once = edit(Some(&text), mode, PROXY, false).unwrap();
         prop_assert_eq!(edit(Some(&once), mode, PROXY, false).unwrap(), once.clone());
-        let read: Map<String, Value> = serde_json::from_str(&once).unwrap();
-        for (key, value) in &settings {
-            prop_assert_eq!(read.get(key), Some(value));
+        let read = Settings::parse(&once).unwrap();
+        for (key, value) in &keys {
+            prop_assert_eq!(read.get(key), Some(json!(value)));
         }
     }
 }

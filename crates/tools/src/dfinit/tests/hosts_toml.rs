@@ -98,6 +98,67 @@ fn ours_comes_first_again_when_somebody_moved_it() {
 }
 
 #[test]
+fn what_somebody_added_to_ours_stays() {
+    let ours = "# Written by dfinit: the Dragonfly daemon of this host is asked first.\n\
+                [host.\"http://127.0.0.1:4001\"]\ncapabilities = [\"pull\"] # ask me\n\
+                skip_verify = true # mine\n\n\
+                # for the audit\n[host.\"http://127.0.0.1:4001\".header]\n\
+                X-Audit = \"yes\" # theirs\nX-Dragonfly-Registry = \"https://old\" # which\n";
+    let expected = ours
+        .replace("[\"pull\"]", "[\"pull\", \"resolve\"]")
+        .replace("https://old", "https://ghcr.io");
+    let server = "server = \"https://ghcr.io\" # up\n\n";
+    // In its place.
+    assert_eq!(
+        edited(Some(&format!("{server}{ours}")), &ghcr()),
+        format!("{server}{expected}")
+    );
+    // Brought to the front.
+    let cache = "[host.\"https://cache\"]\n";
+    assert_eq!(
+        edited(Some(&format!("{server}{cache}\n{ours}")), &ghcr()),
+        format!("{server}{expected}\n{cache}")
+    );
+    // Under a new address.
+    let moved = ours.replace("127.0.0.1", "10.9.8.7");
+    assert_eq!(
+        edited(Some(&format!("{server}{moved}")), &ghcr()),
+        format!("{server}{expected}")
+    );
+    // Beside another one.
+    let both = format!("{server}{moved}\n[host.\"{PROXY}\"]\nskip_verify = false\n");
+    let after = edited(Some(&both), &ghcr());
+    for line in ["skip_verify = false", "X-Audit = \"yes\" # theirs"] {
+        assert!(after.contains(line), "{after}");
+    }
+    // Of another registry than the one that is meant.
+    let rest = edit(Some(ours), &Mirror::Rest, PROXY).unwrap();
+    assert!(!rest.contains("X-Dragonfly-Registry"), "{rest}");
+    assert!(rest.contains("X-Audit = \"yes\" # theirs"), "{rest}");
+}
+
+#[test]
+fn comments_behind_what_is_set_stay() {
+    let before = "server = \"https://mirror\" # up\nskip_verify = true # ours\n";
+    let registry = HostNamespace {
+        skip_verify: Some(false),
+        ..ghcr()
+    };
+    let after = edited(Some(before), &registry);
+    let begin = "server = \"https://ghcr.io\" # up\nskip_verify = false # ours\n";
+    assert!(after.starts_with(begin), "{after}");
+}
+
+#[test]
+fn the_host_of_somebody_else_keeps_its_comment_when_it_becomes_ours() {
+    let before = "  # the daemon\n  [host.\"http://127.0.0.1:4001\"]\n    skip_verify = true\n";
+    let after = edit(Some(before), &Mirror::Rest, PROXY).unwrap();
+    let expected = "  # the daemon\n  # Written by dfinit: the Dragonfly daemon of this host is asked first.\n  \
+                    [host.\"http://127.0.0.1:4001\"]\n    skip_verify = true\ncapabilities = [\"pull\", \"resolve\"]\n";
+    assert_eq!(after, expected);
+}
+
+#[test]
 fn a_new_address_of_the_proxy_replaces_the_former() {
     let after = edit(Some(GHCR), &Mirror::Of(&ghcr()), "http://10.0.0.1:4001").unwrap();
     assert_eq!(after, GHCR.replace("127.0.0.1", "10.0.0.1"));

@@ -1,7 +1,7 @@
 //! Undo restores what was, whatever happened in between.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -29,14 +29,18 @@ impl Host {
         self.root.path().join(name)
     }
 
+    fn own() -> HostRoot {
+        HostRoot::new("/")
+    }
+
     fn journal(&self) -> Journal {
-        Journal::open(&self.path("state")).unwrap()
+        Journal::open(&Self::own(), &self.path("state")).unwrap()
     }
 
     fn write(&self, name: &str, after: &str) {
         let path = self.path(name);
         let edit = Edit {
-            before: plan::read(&path).unwrap(),
+            before: plan::read(&Self::own(), &path).unwrap(),
             path,
             after: after.into(),
             needs_restart: name.ends_with(".toml"),
@@ -128,6 +132,19 @@ fn a_symbolic_link_stays_one() {
 }
 
 #[test]
+fn a_link_to_a_file_that_is_not_there_stays_one() {
+    let host = Host::new(&[]);
+    symlink("made/real.toml", host.path("link.toml")).unwrap();
+    host.write("link.toml", "b");
+    assert_eq!(
+        fs::read_to_string(host.path("made/real.toml")).unwrap(),
+        "b"
+    );
+    host.journal().undo(false).unwrap();
+    assert!(host.path("link.toml").is_symlink() && !host.path("made").exists());
+}
+
+#[test]
 fn changes_of_others_are_not_lost_without_force() {
     let host = Host::new(&[("c.toml", "a"), ("d.toml", "a")]);
     host.write("c.toml", "b");
@@ -168,6 +185,115 @@ fn a_run_that_was_cut_off_before_its_files_can_be_undone() {
 }
 
 #[test]
+fn an_undo_that_was_cut_off_still_knows_of_the_restart() {
+    let host = Host::new(&[("c.toml", "a"), ("d.json", "a")]);
+    host.write("c.toml", "b");
+    host.write("d.json", "b");
+    host.journal().restarted("containerd").unwrap();
+    let mut journal = host.journal();
+    journal.announce_restarts().unwrap();
+    let folder = host.path("state");
+    let first = &journal.content.files[0];
+    assert!(first.restore(&Host::own(), &folder).unwrap());
+    drop(journal);
+    host.journal().undo(false).unwrap();
+    assert!(host.journal().is_restart_due("containerd"));
+    assert_eq!(fs::read_to_string(host.path("d.json")).unwrap(), "a");
+    let left: Vec<_> = fs::read_dir(&folder).unwrap().collect();
+    assert_eq!(left.len(), 1, "copies stay: {left:?}");
+}
+
+#[test]
+fn what_could_not_be_written_does_not_count_as_ours() {
+    let host = Host::new(&[("a.json", "a"), ("c.toml", "a"), ("d/b.json", "theirs")]);
+    host.write("c.toml", "b");
+    host.journal().restarted("containerd").unwrap();
+    let before = host.all();
+    // A folder in the place of the draft: as good as a disk that takes no more.
+    fs::create_dir_all(host.path("d/b.json.dfinit-new/x")).unwrap();
+    let edit = |name: &str, before: &str| {
+        let before = Some(before.to_owned());
+        Edit::new(host.path(name), before, "ours".into(), true)
+    };
+    let (written, not) = (edit("a.json", "a"), edit("d/b.json", "theirs"));
+    let told = host.journal().apply(&[("docker", &not)]).unwrap_err();
+    assert!(!told.to_string().contains("undo"), "{told}");
+    assert!(!host.journal().wrote(&not.path));
+    assert!(!host.journal().is_restart_due("docker"));
+    let both = [("docker", &written), ("docker", &not)];
+    let told = host.journal().apply(&both).unwrap_err().to_string();
+    assert!(
+        told.contains("b.json") && told.contains("dfinit undo"),
+        "{told}"
+    );
+    assert!(host.journal().wrote(&written.path) && !host.journal().wrote(&not.path));
+    assert!(host.journal().is_restart_due("docker"));
+    fs::remove_dir_all(host.path("d/b.json.dfinit-new")).unwrap();
+    host.journal().undo(false).unwrap();
+    let mut after = host.all();
+    assert_eq!(
+        after.insert(host.path("c.toml"), Some("b".into())),
+        Some(Some("a".into()))
+    );
+    assert_eq!(after, before);
+}
+
+#[test]
+fn a_copy_never_replaces_another() {
+    let host = Host::new(&[
+        ("a/hosts.toml", "a"),
+        ("b/hosts.toml", "b"),
+        ("c/hosts.toml", "c"),
+    ]);
+    host.write("a/hosts.toml", "x");
+    host.write("b/hosts.toml", "x");
+    // The first is as it was, and forgotten.
+    fs::write(host.path("a/hosts.toml"), "a").unwrap();
+    host.journal().forget_unwritten().unwrap();
+    host.write("c/hosts.toml", "x");
+    host.write("a/hosts.toml", "x");
+    host.journal().undo(false).unwrap();
+    for name in ["a", "b", "c"] {
+        let path = host.path(&format!("{name}/hosts.toml"));
+        assert_eq!(fs::read_to_string(path).unwrap(), name);
+    }
+}
+
+#[test]
+fn a_change_between_plan_and_write_is_not_lost() {
+    let host = Host::new(&[("c.toml", "theirs, just now")]);
+    for before in [Some("a".to_owned()), None] {
+        let edit = Edit::new(host.path("c.toml"), before, "b".into(), true);
+        let told = host.journal().apply(&[("containerd", &edit)]).unwrap_err();
+        assert!(told.to_string().contains("run dfinit again"), "{told}");
+    }
+    assert_eq!(
+        fs::read_to_string(host.path("c.toml")).unwrap(),
+        "theirs, just now"
+    );
+    assert!(!host.path("state").exists());
+}
+
+#[test]
+fn no_draft_of_a_secret_file_can_be_read_by_others() {
+    let host = Host::new(&[("c.toml", "a"), ("old", "left behind")]);
+    let [secret, draft] = ["c.toml", "old"].map(|name| host.path(name));
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::set_permissions(&draft, fs::Permissions::from_mode(0o666)).unwrap();
+    // Who has opened what was left behind must not see what is written now.
+    let watcher = fs::File::open(&draft).unwrap();
+    let like = fs::metadata(&secret).unwrap();
+    write_new(&draft, b"secret", Some(&like)).unwrap();
+    assert_eq!(io::read_to_string(watcher).unwrap(), "left behind");
+    assert_eq!(fs::metadata(&draft).unwrap().mode() & 0o777, 0o600);
+    // Nor is it written where a link leads to.
+    fs::remove_file(&draft).unwrap();
+    symlink(&secret, &draft).unwrap();
+    write_new(&draft, b"new", Some(&like)).unwrap();
+    assert_eq!(fs::read_to_string(&secret).unwrap(), "a");
+}
+
+#[test]
 fn nothing_to_write_makes_no_journal() {
     let host = Host::new(&[("c.toml", "a")]);
     host.write("c.toml", "a");
@@ -178,7 +304,9 @@ fn nothing_to_write_makes_no_journal() {
 #[test]
 fn a_damaged_journal_says_where_the_copies_are() {
     let host = Host::new(&[("state/journal.json", "{")]);
-    let told = Journal::open(&host.path("state")).unwrap_err().to_string();
+    let told = Journal::open(&Host::own(), &host.path("state"))
+        .unwrap_err()
+        .to_string();
     assert!(
         told.contains("journal.json") && told.contains("damaged"),
         "{told}"
