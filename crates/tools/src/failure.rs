@@ -164,10 +164,12 @@ impl Failure {
             Code::Internal | Code::FailedPrecondition if lower.contains("digest") => {
                 Self::Digest { detail: message }
             }
-            Code::Internal | Code::AlreadyExists if has(&["already exists"]) => Self::Output {
-                path: output.into(),
-                reason: format!("{message}: choose another name, or use --overwrite"),
-            },
+            Code::Internal | Code::AlreadyExists if has(&["already exists", "exists already"]) => {
+                Self::Output {
+                    path: output.into(),
+                    reason: format!("{message}: choose another name, or use --overwrite"),
+                }
+            }
             Code::Internal | Code::PermissionDenied
                 if has(&[
                     "permission denied (os error",
@@ -217,11 +219,6 @@ impl Failure {
             Self::Origin { status_code, .. } => *status_code,
             _ => None,
         }
-    }
-
-    /// Whether there is something at the output that is not of this download.
-    pub(crate) fn is_in_the_way(&self) -> bool {
-        matches!(self, Self::Output { reason, .. } if reason.contains("exist"))
     }
 
     /// Whether the daemon has too much to do at this moment.
@@ -289,6 +286,15 @@ mod tests {
             ),
             (
                 of(Code::Internal, "/out already exists", b""),
+                5,
+                "--overwrite",
+            ),
+            (
+                of(
+                    Code::AlreadyExists,
+                    "output path \"/out\" exists already: choose another path",
+                    b"",
+                ),
                 5,
                 "--overwrite",
             ),

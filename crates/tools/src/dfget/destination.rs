@@ -10,7 +10,8 @@ use crate::failure::Failure;
 /// Where the bytes go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Destination {
-    /// The daemon links or copies its file to `path`, where nothing is yet.
+    /// The daemon links or copies its file to `path`, where nothing is yet, in one step and when it is whole. What is there after a failure
+    /// is therefore somebody else's.
     Daemon {
         /// The output.
         path: PathBuf,
@@ -120,16 +121,14 @@ impl Destination {
         }
     }
 
-    /// What a failed download would leave behind. Nothing else is ever removed, in particular no output that was there before.
+    /// What a failed download would leave behind. Nothing else is ever removed, in particular nothing at the output itself.
     pub(super) fn leftover(&self) -> Option<Leftover> {
-        let path = match self {
-            Self::Daemon { path } => path,
-            Self::Replace { staged, .. } | Self::Own { staged, .. } => staged,
-            Self::Stream(_) => return None,
-        };
-        Some(Leftover {
-            path: Some(path.clone()),
-        })
+        match self {
+            Self::Replace { staged, .. } | Self::Own { staged, .. } => Some(Leftover {
+                path: Some(staged.clone()),
+            }),
+            Self::Daemon { .. } | Self::Stream(_) => None,
+        }
     }
 
     /// Gives the whole file its name.
@@ -300,6 +299,12 @@ mod tests {
         drop(destination.leftover());
         assert!(!staged.exists());
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
+
+        let other = folder.path().join("g");
+        let destination = plan(&other, &[]).unwrap();
+        std::fs::write(&other, "theirs").unwrap();
+        drop(destination.leftover());
+        assert_eq!(std::fs::read(&other).unwrap(), b"theirs");
     }
 
     #[test]

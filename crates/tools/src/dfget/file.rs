@@ -73,11 +73,11 @@ impl File<'_> {
             let length = length.into();
             request.metadata_mut().insert(api::EXPECTED_LENGTH, length);
         }
-        let mut leftover = destination.leftover();
         let sink = Sink::new(
             destination,
             arguments.digest.as_ref().map(Digest::algorithm),
         )?;
+        let mut leftover = destination.leftover();
         let received = receive::receive(
             channel,
             request,
@@ -87,16 +87,7 @@ impl File<'_> {
             progress,
             &arguments.logs,
         );
-        let mut received = match received.await {
-            Ok(received) => received,
-            Err(failure) => {
-                // What is there is somebody else's.
-                if failure.is_in_the_way() {
-                    leftover.iter_mut().for_each(Leftover::keep);
-                }
-                return Err(failure);
-            }
-        };
+        let mut received = received.await?;
         progress.end();
         match destination {
             Destination::Stream(_) => {}

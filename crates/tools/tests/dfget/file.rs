@@ -251,6 +251,29 @@ async fn interrupting_ends_it_at_once_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn what_others_put_at_the_output_meanwhile_stays() {
+    let daemon = Daemon::start();
+    for (part, interrupted, expected) in [("slow", false, 5), ("hang", true, 130)] {
+        let known = daemon.asked().len();
+        let child = start(&daemon, part, &["-O", part]);
+        let end = Instant::now() + Duration::from_secs(10);
+        while daemon.asked().len() == known {
+            assert!(Instant::now() < end, "dfget asks the daemon");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        std::fs::write(daemon.path(part), "theirs").unwrap();
+        if interrupted {
+            let pid = child.id().unwrap().to_string();
+            let killed = Command::new("kill").args(["-s", "INT", &pid]).status();
+            assert!(killed.await.unwrap().success());
+        }
+        let output = child.wait_with_output().await.unwrap();
+        assert_eq!(code(&output), expected, "{part}: {}", stderr(&output));
+        assert_eq!(std::fs::read(daemon.path(part)).unwrap(), b"theirs");
+    }
+}
+
+#[tokio::test]
 async fn interrupting_works_while_nobody_reads_the_pipe() {
     let daemon = Daemon::start();
     // The pipe holds 64 KiB: the first piece blocks in it.
