@@ -170,7 +170,7 @@ fn print(name: &str, format: Format, streams: Streams, outcome: &Result<Told, Fa
     }
 }
 
-/// Runs `work` until it ends or the user wants it to end.
+/// Runs `work` until it ends, or the user or the end of the terminal wants it to end.
 async fn until_signalled<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let handlers = (
         signal(SignalKind::interrupt()),
@@ -179,12 +179,35 @@ async fn until_signalled<T>(work: impl Future<Output = Result<T, Failure>>) -> R
     let (Ok(mut interrupt), Ok(mut terminate)) = handlers else {
         return work.await;
     };
+    let hangup = async {
+        // Started by `nohup`, a tool outlives its terminal; a handler would undo that.
+        match is_ignored(SignalKind::hangup()) {
+            false => signal(SignalKind::hangup()).ok()?.recv().await,
+            true => None,
+        }
+    };
+    let hangup = async {
+        if hangup.await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    };
     tokio::select! {
         biased;
         _ = interrupt.recv() => Err(Failure::Interrupted { signal: 2 }),
         _ = terminate.recv() => Err(Failure::Interrupted { signal: 15 }),
+        () = hangup => Err(Failure::Interrupted { signal: 1 }),
         outcome = work => outcome,
     }
+}
+
+/// Whether whoever started this process had it ignore the signal.
+fn is_ignored(signal: SignalKind) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal.as_raw_value() - 1) & 1 == 1)
 }
 
 /// Prints what the parser says (a mistake, the help, the version), and tells the exit code.

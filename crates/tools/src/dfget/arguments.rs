@@ -22,7 +22,7 @@ Exit codes:
   5    the output cannot be written
   6    the digest does not match
   7    not done within --timeout
-  130  interrupted by Ctrl-C (143: by SIGTERM)";
+  130  interrupted by Ctrl-C (143: by SIGTERM, 129: by the end of its terminal)";
 
 /// Downloads files through the Dragonfly daemon of this host.
 #[derive(Debug, Clone, Parser)]

@@ -185,12 +185,10 @@ impl Drop for Leftover {
     }
 }
 
-/// A hidden name in the same directory, so that a rename suffices in the end.
+/// A hidden name in the same directory, so that a rename suffices in the end. It is random, as a process id is not of one process only where
+/// containers share a directory, and short, so that it is possible beside every name.
 fn staged_beside(path: &Path) -> PathBuf {
-    let mut name = std::ffi::OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".dfget-{}", std::process::id()));
-    path.with_file_name(name)
+    path.with_file_name(format!(".dfget-{:016x}", fastrand::u64(..)))
 }
 
 /// A rename that never replaces anything, where the file system knows how; else a check just before.
@@ -305,6 +303,16 @@ mod tests {
         std::fs::write(&other, "theirs").unwrap();
         drop(destination.leftover());
         assert_eq!(std::fs::read(&other).unwrap(), b"theirs");
+    }
+
+    #[test]
+    fn staged_names_are_short_and_of_one_download() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x".repeat(255));
+        let (one, other) = (staged_beside(&path), staged_beside(&path));
+        assert_ne!(one, other);
+        assert_eq!(one.parent(), path.parent());
+        std::fs::write(one, "").unwrap();
     }
 
     #[test]

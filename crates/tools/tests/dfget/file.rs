@@ -224,6 +224,7 @@ async fn interrupting_ends_it_at_once_and_leaves_nothing() {
     for (more, signal, expected) in [
         (&["-O", "out"][..], "INT", 130),
         (&["-O", "out", "--transfer-from-dfdaemon"][..], "TERM", 143),
+        (&["-O", "out", "--transfer-from-dfdaemon"][..], "HUP", 129),
     ] {
         let known = daemon.asked().len();
         let child = start(&daemon, "hang", more);
