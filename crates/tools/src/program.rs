@@ -150,7 +150,7 @@ fn print(name: &str, format: Format, streams: Streams, outcome: &Result<Told, Fa
     let (text, json, is_failure) = match outcome {
         Ok(told) => (told.text.clone(), told.json.clone(), false),
         Err(failure) => (
-            format!("{name}: {failure}"),
+            format!("{name}: {}", harmless(&failure.to_string())),
             to_json(&FailureJson::from(failure)),
             true,
         ),
@@ -168,6 +168,11 @@ fn print(name: &str, format: Format, streams: Streams, outcome: &Result<Told, Fa
             _ => writeln!(std::io::stdout(), "{json}"),
         };
     }
+}
+
+/// A failure as a terminal may be told it: what an origin or a daemon said may hold anything.
+fn harmless(text: &str) -> String {
+    text.replace(|c: char| c.is_control() && c != '\n', "")
 }
 
 /// Runs `work` until it ends, or the user or the end of the terminal wants it to end.
@@ -270,6 +275,11 @@ mod tests {
             Told::with_exit_code(&Two { a: 1 }, 1).json(),
             r#"{"ok":false,"exit_code":1,"a":1}"#
         );
+    }
+
+    #[test]
+    fn a_failure_cannot_move_the_cursor() {
+        assert_eq!(harmless("a\u{1b}[2J\r\nb\tc"), "a[2J\nbc");
     }
 
     #[test]
