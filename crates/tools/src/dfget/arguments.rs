@@ -57,10 +57,10 @@ pub struct Arguments {
     pub content_for_calculating_task_id: Option<String>,
 
     /// Longest time for the whole download.
-    #[arg(long, env = "DFGET_TIMEOUT", default_value = "2h", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "DFGET_TIMEOUT", default_value = "2h", value_parser = timeout)]
     pub timeout: Duration,
 
-    /// Expected digest: sha256:HEX, sha512:HEX or crc32:DECIMAL.
+    /// Expected digest of what is written: sha256:HEX, sha512:HEX or crc32:DECIMAL.
     #[arg(long)]
     pub digest: Option<Digest>,
 
@@ -152,6 +152,12 @@ impl Arguments {
     pub(super) fn wants_folder(&self) -> bool {
         self.recursive || self.urls.len() > 1 || self.urls.iter().any(is_directory)
     }
+
+    /// Whether a part of the file is wanted.
+    pub(super) fn wants_range(&self) -> bool {
+        let mut names = self.headers.iter().map(|(name, _)| name);
+        names.any(|name| name.eq_ignore_ascii_case("range"))
+    }
 }
 
 /// Whether a URL names a directory, as in Dragonfly v2.
@@ -170,6 +176,19 @@ pub(crate) fn piece_length(text: &str) -> Result<ByteSize, String> {
         return Err("a piece has at least 4MiB".to_owned());
     }
     Ok(length)
+}
+
+/// The longest time that clocks and gRPC can both express is a little more.
+const TIMEOUT_YEARS_MAX: u64 = 1000;
+
+pub(crate) fn timeout(text: &str) -> Result<Duration, String> {
+    let timeout = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if timeout > Duration::from_secs(TIMEOUT_YEARS_MAX * 365 * 86_400) {
+        return Err(format!(
+            "at most {TIMEOUT_YEARS_MAX} years can be waited for"
+        ));
+    }
+    Ok(timeout)
 }
 
 pub(crate) fn header(text: &str) -> Result<(String, String), String> {
@@ -254,6 +273,11 @@ mod tests {
             ("dfget http://h/f -O f --piece-length 1MiB", "at least 4MiB"),
             ("dfget http://h/f -O f --piece-length lots", "such as 8MiB"),
             ("dfget http://h/f -O f -p 7", "0..=6"),
+            (
+                "dfget http://h/f -O f --timeout 500000y",
+                "at most 1000 years",
+            ),
+            ("dfget http://h/f -O f --timeout soon", "expected number"),
             ("dfget http://h/f -O f -H nonsense", "Name: value"),
             ("dfget http://h/f -O f --digest sha256:12", "64 hex digits"),
             (

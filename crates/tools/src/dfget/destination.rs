@@ -16,9 +16,9 @@ pub(super) enum Destination {
         /// The output.
         path: PathBuf,
     },
-    /// The daemon links or copies its file to `staged`, which then takes the place of `path`. Never into the existing file itself:
+    /// The daemon links or copies its file to `staged`, which takes the name `path` when it has been checked. Never into an existing file itself:
     /// that may be a hard link to the daemon's copy of another task.
-    Replace {
+    Staged {
         /// A new name beside the output.
         staged: PathBuf,
         /// The output.
@@ -74,21 +74,27 @@ impl Destination {
                 let staged = staged_beside(&path);
                 Ok(match arguments.transfer_from_dfdaemon {
                     true => Self::Own { staged, path },
-                    false => Self::Replace { staged, path },
+                    false => Self::Staged { staged, path },
                 })
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if path.symlink_metadata().is_ok() {
                     return Err(failure("it is a symbolic link to nowhere: remove it first"));
                 }
+                if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
+                    return Err(failure(
+                        "it names a directory, which does not exist: leave out the / or add a file name",
+                    ));
+                }
                 if !path.parent().is_some_and(Path::is_dir) {
                     return Err(failure("its directory does not exist: make it first"));
                 }
+                let staged = staged_beside(&path);
+                // A digest is that of the bytes that are written; daemons, as in v2, compare it with whole contents only.
+                let is_unchecked = arguments.digest.is_some() && arguments.wants_range();
                 Ok(match arguments.transfer_from_dfdaemon {
-                    true => Self::Own {
-                        staged: staged_beside(&path),
-                        path,
-                    },
+                    true => Self::Own { staged, path },
+                    false if is_unchecked => Self::Staged { staged, path },
                     false => Self::Daemon { path },
                 })
             }
@@ -99,7 +105,7 @@ impl Destination {
     /// The same output, written by this process instead of by the daemon.
     pub(super) fn without_daemon(&self) -> Option<Self> {
         match self {
-            Self::Daemon { path } | Self::Replace { path, .. } => Some(Self::Own {
+            Self::Daemon { path } | Self::Staged { path, .. } => Some(Self::Own {
                 staged: staged_beside(path),
                 path: path.clone(),
             }),
@@ -116,7 +122,7 @@ impl Destination {
     pub(super) fn daemon_path(&self) -> Option<&Path> {
         match self {
             Self::Daemon { path } => Some(path),
-            Self::Replace { staged, .. } => Some(staged),
+            Self::Staged { staged, .. } => Some(staged),
             Self::Own { .. } | Self::Stream(_) => None,
         }
     }
@@ -124,7 +130,7 @@ impl Destination {
     /// What a failed download would leave behind. Nothing else is ever removed, in particular nothing at the output itself.
     pub(super) fn leftover(&self) -> Option<Leftover> {
         match self {
-            Self::Replace { staged, .. } | Self::Own { staged, .. } => Some(Leftover {
+            Self::Staged { staged, .. } | Self::Own { staged, .. } => Some(Leftover {
                 path: Some(staged.clone()),
             }),
             Self::Daemon { .. } | Self::Stream(_) => None,
@@ -133,7 +139,7 @@ impl Destination {
 
     /// Gives the whole file its name.
     pub(super) fn publish(&self, overwrite: bool) -> Result<(), Failure> {
-        let (Self::Replace { staged, path } | Self::Own { staged, path }) = self else {
+        let (Self::Staged { staged, path } | Self::Own { staged, path }) = self else {
             return Ok(());
         };
         let renamed = match overwrite {
@@ -149,7 +155,7 @@ impl Destination {
     /// How to call it in messages.
     pub(super) fn shown(&self) -> String {
         match self {
-            Self::Daemon { path } | Self::Replace { path, .. } | Self::Own { path, .. } => {
+            Self::Daemon { path } | Self::Staged { path, .. } | Self::Own { path, .. } => {
                 path.display().to_string()
             }
             Self::Stream(Stream::Special(path)) => path.display().to_string(),
@@ -233,7 +239,7 @@ mod tests {
         std::fs::write(&path, "old").unwrap();
         let refused = plan(&path, &[]).unwrap_err();
         assert!(refused.to_string().contains("--overwrite"), "{refused}");
-        let Destination::Replace {
+        let Destination::Staged {
             staged,
             path: replaced,
         } = plan(&path, &["--overwrite"]).unwrap()
@@ -248,7 +254,7 @@ mod tests {
         let link = folder.path().join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
         assert!(
-            matches!(plan(&link, &["--overwrite"]).unwrap(), Destination::Replace { path: target, .. } if target == path)
+            matches!(plan(&link, &["--overwrite"]).unwrap(), Destination::Staged { path: target, .. } if target == path)
         );
         std::fs::remove_file(&path).unwrap();
         assert!(
@@ -276,6 +282,12 @@ mod tests {
                 .to_string()
                 .contains("directory")
         );
+        let folder = tempfile::tempdir().unwrap();
+        let refused = plan(&folder.path().join("new/"), &[]).unwrap_err();
+        assert!(
+            refused.to_string().contains("names a directory"),
+            "{refused}"
+        );
         assert!(
             plan(Path::new("/nowhere/at/all"), &[])
                 .unwrap_err()
@@ -290,7 +302,7 @@ mod tests {
         let path = folder.path().join("f");
         std::fs::write(&path, "old").unwrap();
         let destination = plan(&path, &["--overwrite"]).unwrap();
-        let Destination::Replace { staged, .. } = &destination else {
+        let Destination::Staged { staged, .. } = &destination else {
             panic!()
         };
         std::fs::write(staged, "new, half").unwrap();
@@ -321,7 +333,7 @@ mod tests {
         let path = folder.path().join("f");
         std::fs::write(&path, "same").unwrap();
         let destination = plan(&path, &["--overwrite"]).unwrap();
-        let Destination::Replace { staged, .. } = &destination else {
+        let Destination::Staged { staged, .. } = &destination else {
             panic!()
         };
         std::fs::hard_link(&path, staged).unwrap();

@@ -92,7 +92,7 @@ impl File<'_> {
         match destination {
             Destination::Stream(_) => {}
             Destination::Daemon { path } => check_length(path, received.length)?,
-            Destination::Replace { staged, .. } | Destination::Own { staged, .. } => {
+            Destination::Staged { staged, .. } | Destination::Own { staged, .. } => {
                 check_length(staged, received.length)?;
             }
         }
@@ -120,7 +120,8 @@ fn check_length(path: &Path, expected: u64) -> Result<(), Failure> {
     }
 }
 
-/// Checks the digest where the daemon did not: a v2 daemon verifies neither what it hands over the socket nor what it copied over an existing file.
+/// Checks the digest where the daemon did not: a v2 daemon verifies neither what it hands over the socket nor what it copied over an existing
+/// file, and no daemon a range.
 fn verify(
     received: &mut Received,
     destination: &Destination,
@@ -132,7 +133,7 @@ fn verify(
             Some(digest) => digest,
             None => return Ok(()),
         },
-        Destination::Replace { staged, .. } | Destination::Own { staged, .. } => {
+        Destination::Staged { staged, .. } | Destination::Own { staged, .. } => {
             digest_of(staged, expected).map_err(|error| Failure::output(staged, &error))?
         }
     };

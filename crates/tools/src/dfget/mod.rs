@@ -33,7 +33,7 @@ use file::File;
 use progress::Progress;
 
 pub use arguments::Arguments;
-pub(crate) use arguments::{header, piece_length};
+pub(crate) use arguments::{header, piece_length, timeout};
 pub use report::{FileOutcome, FolderSummary, Summary};
 
 /// The whole command line.

@@ -8,14 +8,14 @@ use tokio::process::Command;
 use crate::daemon::{Daemon, LENGTH, PIECE_LENGTH, RANGE, content};
 use crate::{code, run, start, stderr};
 
+fn sha256_of(bytes: &[u8]) -> String {
+    let digest = Sha256::digest(bytes);
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hex}")
+}
+
 fn sha256_of_content() -> String {
-    format!(
-        "sha256:{}",
-        Sha256::digest(content())
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect::<String>()
-    )
+    sha256_of(&content())
 }
 
 #[tokio::test]
@@ -325,6 +325,18 @@ async fn of_a_range_nothing_else_is_written() {
         let output = run(&daemon, "ranged", &more).await;
         assert_eq!(code(&output), 0, "{}", stderr(&output));
         assert_eq!(std::fs::read(daemon.path(name)).unwrap(), content()[RANGE]);
+    }
+    for mode in ["--json", "--transfer-from-dfdaemon"] {
+        for (digest, expected) in [
+            (sha256_of(&content()[RANGE]), 0),
+            (sha256_of(&content()), 6),
+        ] {
+            let more = [&["-O", "checked", "--digest", &digest, mode], &header[..]].concat();
+            let output = run(&daemon, "ranged", &more).await;
+            assert_eq!(code(&output), expected, "{}", stderr(&output));
+            assert_eq!(daemon.path("checked").exists(), expected == 0);
+            let _ = std::fs::remove_file(daemon.path("checked"));
+        }
     }
     let output = run(&daemon, "ranged", &[&["-O", "-"], &header[..]].concat()).await;
     assert_eq!(
