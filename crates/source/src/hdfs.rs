@@ -22,6 +22,7 @@ use url::Url;
 use crate::content::BodyLimits;
 use crate::dialect::Dialect;
 use crate::http::HttpSource;
+use crate::request::LEVELS;
 use crate::{
     Body, Content, Entry, Facts, Get, ListLimits, RangeSupport, Redacted, Request, Source,
     SourceError, Version, Want,
@@ -226,7 +227,14 @@ impl Source for HdfsSource {
                     });
                 }
                 let url = child(&folder, &status.path_suffix, is_dir)?;
-                if is_dir && level < limits.depth {
+                if is_dir {
+                    if level >= limits.depth {
+                        return Err(SourceError::ListTooLarge {
+                            url: Redacted::url(&request.url),
+                            limit: limits.depth,
+                            what: LEVELS,
+                        });
+                    }
                     waiting.push_back((url.clone(), level + 1));
                 }
                 entries.push(Entry {

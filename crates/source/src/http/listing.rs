@@ -10,6 +10,7 @@ use serde::Deserialize;
 use url::Url;
 
 use super::HttpSource;
+use crate::request::LEVELS;
 use crate::{Entry, Get, ListLimits, Redacted, Request, Source, SourceError};
 
 /// Longest page of one directory.
@@ -44,7 +45,14 @@ pub(super) async fn list(
                     what: "entries",
                 });
             }
-            if entry.is_dir && level < limits.depth {
+            if entry.is_dir {
+                if level >= limits.depth {
+                    return Err(SourceError::ListTooLarge {
+                        url: shown(),
+                        limit: limits.depth,
+                        what: LEVELS,
+                    });
+                }
                 waiting.push_back((entry.url.clone(), level + 1));
             }
             entries.push(entry);

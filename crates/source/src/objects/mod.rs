@@ -22,6 +22,7 @@ use url::Url;
 
 use crate::dialect::{Dialect, Verification};
 use crate::http::{EncodedContent, HttpSource};
+use crate::request::LEVELS;
 use crate::{
     Content, Entry, Facts, Get, ListLimits, ObjectStorage, Redacted, Request, Source, SourceError,
 };
@@ -183,7 +184,7 @@ impl Source for ObjectSource {
                 }
                 let levels = name.split(|byte| *byte == b'/').count() - usize::from(is_dir);
                 if levels > limits.depth {
-                    return Err(too_large(limits.depth, "levels of folders"));
+                    return Err(too_large(limits.depth, LEVELS));
                 }
                 entries.push(Entry {
                     url: opened.bucket.entry(&object.key, &request.url)?,
