@@ -51,6 +51,34 @@ pub(super) struct Leftover {
 }
 
 impl Destination {
+    /// Decides for a file of a folder. A symbolic link in its place is replaced by the file, never followed: it may lead out of the folder.
+    pub(super) fn in_folder(arguments: &Arguments, path: &Path) -> Result<Self, Failure> {
+        let is_link = path
+            .symlink_metadata()
+            .is_ok_and(|there| there.is_symlink());
+        if is_link {
+            let staged = staged_beside(path);
+            let path = path.to_owned();
+            return match (arguments.overwrite, arguments.transfer_from_dfdaemon) {
+                (false, _) => Err(Failure::Output {
+                    path,
+                    reason:
+                        "a symbolic link is in its place: remove it, or replace it with --overwrite"
+                            .to_owned(),
+                }),
+                (true, true) => Ok(Self::Own { staged, path }),
+                (true, false) => Ok(Self::Staged { staged, path }),
+            };
+        }
+        match Self::plan(arguments, path)? {
+            Self::Stream(_) => Err(Failure::Output {
+                path: path.to_owned(),
+                reason: "something that is no file is in its place: remove it".to_owned(),
+            }),
+            destination => Ok(destination),
+        }
+    }
+
     /// Decides by the options and by what is at the output now.
     pub(super) fn plan(arguments: &Arguments, output: &Path) -> Result<Self, Failure> {
         if output == Path::new("-") {

@@ -1,7 +1,6 @@
 //! Many files into one folder, several at a time over one connection.
 
 use std::cell::Cell;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use futures::stream::{self, StreamExt};
@@ -98,7 +97,7 @@ async fn one(
     file: File<'_>,
     progress: &Progress<'_>,
 ) -> Result<Summary, Failure> {
-    let destination = destination_of(arguments, file.output)?;
+    let destination = Destination::in_folder(arguments, file.output)?;
     let mut pauses = BUSY_PAUSES.into_iter();
     let mut pause = Duration::ZERO;
     loop {
@@ -112,16 +111,5 @@ async fn one(
             }
             outcome => return outcome,
         }
-    }
-}
-
-/// Where a file of many goes: nothing but a file may be there, whatever the listing says.
-fn destination_of(arguments: &Arguments, output: &Path) -> Result<Destination, Failure> {
-    match Destination::plan(arguments, output)? {
-        Destination::Stream(_) => Err(Failure::Output {
-            path: output.to_owned(),
-            reason: "something that is no file is in its place: remove it".to_owned(),
-        }),
-        destination => Ok(destination),
     }
 }

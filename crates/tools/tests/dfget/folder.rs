@@ -133,6 +133,37 @@ async fn nothing_is_written_through_a_link_in_the_folder() {
 }
 
 #[tokio::test]
+async fn a_link_in_place_of_a_file_is_replaced_and_never_followed() {
+    let daemon = Daemon::start();
+    std::fs::create_dir(daemon.path("out")).unwrap();
+    for more in ["--no-progress", "--transfer-from-dfdaemon"] {
+        for target in ["elsewhere", "nowhere"] {
+            std::fs::write(daemon.path("elsewhere"), "theirs").unwrap();
+            let link = daemon.path("out/a.json");
+            let _ = std::fs::remove_file(&link);
+            std::os::unix::fs::symlink(daemon.path(target), &link).unwrap();
+            let arguments = ["-O", "out", "-I", "*.json", more];
+            let output = run(&daemon, "tree/", &arguments).await;
+            assert_eq!(code(&output), 1, "{}", stderr(&output));
+            assert!(stderr(&output).contains("a symbolic link is in its place"));
+            assert!(link.is_symlink());
+
+            let output = run(
+                &daemon,
+                "tree/",
+                &[&arguments[..], &["--overwrite"]].concat(),
+            )
+            .await;
+            assert_eq!(code(&output), 0, "{}", stderr(&output));
+            assert!(!link.is_symlink());
+            assert_eq!(std::fs::read(&link).unwrap(), content());
+            assert_eq!(std::fs::read(daemon.path("elsewhere")).unwrap(), b"theirs");
+            assert!(!daemon.path("nowhere").exists());
+        }
+    }
+}
+
+#[tokio::test]
 async fn failures_are_listed_and_the_others_are_there() {
     let daemon = Daemon::start();
     let output = run(&daemon, "partly/", &["-O", "out", "--json"]).await;
