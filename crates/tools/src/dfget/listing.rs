@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use dragonfly_api::dfdaemon::v2::dfdaemon_download_client::DfdaemonDownloadClient;
 use dragonfly_api::dfdaemon::v2::{Entry, ListTaskEntriesRequest};
-use protocol::{EntryFilter, EntryPlan};
+use protocol::{EntryFilter, EntryPlan, EntryPlanError};
+use runtime::secret::redact_url;
 use tonic::Request;
 use tonic::transport::Channel;
 use url::Url;
@@ -40,8 +41,17 @@ pub(super) async fn list(
                 reason: error.to_string(),
             }
         })?;
-    let refused = |error: protocol::EntryPlanError| Failure::Refused {
-        reason: format!("{directory} cannot be downloaded as a directory: {error}"),
+    let shown = redact_url(directory.as_str());
+    let refused = |error: EntryPlanError| {
+        let error = match &error {
+            EntryPlanError::Entry { url, error } => {
+                format!("the listing holds {:?}: {error}", redact_url(url))
+            }
+            error => error.to_string(),
+        };
+        Failure::Refused {
+            reason: format!("{shown} cannot be downloaded as a directory: {error}"),
+        }
     };
     let mut lengths = HashMap::new();
     let plan = match named_files(arguments, directory) {
@@ -64,7 +74,7 @@ pub(super) async fn list(
     if count > arguments.max_files {
         return Err(Failure::Refused {
             reason: format!(
-                "{directory} has {count} files, which is more than --max-files {}: allow more, or choose with --include-files",
+                "{shown} has {count} files, which is more than --max-files {}: allow more, or choose with --include-files",
                 arguments.max_files
             ),
         });

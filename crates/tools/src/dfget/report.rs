@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use runtime::secret::redact_url;
 use serde::Serialize;
 
 use super::destination::Destination;
@@ -35,7 +36,7 @@ pub struct Summary {
 /// What became of one file of many.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FileOutcome {
-    /// Its address.
+    /// Its address, without credentials.
     pub url: String,
     /// Where it is, or should be.
     pub output: String,
@@ -63,7 +64,7 @@ pub struct FileOutcome {
 impl FileOutcome {
     pub(super) fn new(file: &PlannedFile, outcome: Result<Summary, Failure>) -> Self {
         let begun = Self {
-            url: file.url.to_string(),
+            url: redact_url(file.url.as_str()).into_owned(),
             output: file.output.display().to_string(),
             ok: outcome.is_ok(),
             task_id: None,
@@ -311,6 +312,12 @@ mod tests {
             length: None,
         };
         FileOutcome::new(&file, outcome)
+    }
+
+    #[test]
+    fn addresses_are_told_without_their_secrets() {
+        let outcome = outcome("a?token=secret", Ok(summary()));
+        assert_eq!(outcome.url, "http://h/a?token=<redacted>");
     }
 
     #[test]
