@@ -57,6 +57,11 @@ impl EntryFilter {
 
     /// Whether the entry is wanted.
     pub fn admits(&self, path: &EntryPath, is_dir: bool) -> bool {
+        self.admits_read(path.as_str(), is_dir)
+    }
+
+    /// The same for the path of any entry, with `/` between its names.
+    pub(super) fn admits_read(&self, path: &str, is_dir: bool) -> bool {
         self.include
             .as_ref()
             .is_none_or(|include| include.take(path, is_dir))
@@ -109,11 +114,12 @@ impl Patterns {
         })
     }
 
-    fn take(&self, path: &EntryPath, is_dir: bool) -> bool {
-        let takes = |path: &EntryPath, is_dir: bool| {
+    fn take(&self, path: &str, is_dir: bool) -> bool {
+        let takes = |path: &str, is_dir: bool| {
             self.any.is_match(path) || (is_dir && self.folders.is_match(path))
         };
-        takes(path, is_dir) || path.ancestors().any(|folder| takes(&folder, true))
+        let mut folders = path.match_indices('/').map(|(end, _)| &path[..end]);
+        takes(path, is_dir) || folders.any(|folder| takes(folder, true))
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use dragonfly_api::dfdaemon::v2::dfdaemon_download_client::DfdaemonDownloadClient;
 use dragonfly_api::dfdaemon::v2::{Entry, ListTaskEntriesRequest};
-use protocol::{EntryFilter, EntryPlan, EntryPlanError};
+use protocol::{EntryFilter, EntryPathError, EntryPlan, EntryPlanError};
 use runtime::secret::redact_url;
 use tonic::Request;
 use tonic::transport::Channel;
@@ -45,7 +45,13 @@ pub(super) async fn list(
     let refused = |error: EntryPlanError| {
         let error = match &error {
             EntryPlanError::Entry { url, error } => {
-                format!("the listing holds {:?}: {error}", redact_url(url))
+                let advice = match error {
+                    EntryPathError::Elsewhere | EntryPathError::NoUrl => "",
+                    _ => {
+                        ": leave it out with --exclude-files and its path, a * in place of what is odd, or a folder above it"
+                    }
+                };
+                format!("the listing holds {:?}: {error}{advice}", redact_url(url))
             }
             error => error.to_string(),
         };

@@ -323,6 +323,7 @@ fn entries(url: &str) -> Result<ListTaskEntriesResponse, Status> {
         "many" => (0..1000).map(|number| format!("{number:04}")).collect(),
         "partly" => ["a", "missing", "z"].map(str::to_owned).to_vec(),
         "climbs" => vec!["ok".to_owned(), "../../escaped".to_owned()],
+        "odd" => ["ok", "double//slash", "%FF"].map(str::to_owned).to_vec(),
         "hidden" => vec!["ok".to_owned(), "%2e%2e%2f%2e%2e%2fescaped".to_owned()],
         "refused" => return Err(Status::internal("the origin lists no directories")),
         _ => Vec::new(),

@@ -122,6 +122,17 @@ async fn a_hostile_listing_is_refused_whole() {
 }
 
 #[tokio::test]
+async fn a_name_that_no_file_can_have_can_be_excluded() {
+    let daemon = Daemon::start();
+    let output = run(&daemon, "odd/", &["-O", "out"]).await;
+    assert_eq!(code(&output), 1, "{}", stderr(&output));
+    assert!(stderr(&output).contains("leave it out with --exclude-files"));
+    let output = run(&daemon, "odd/", &["-O", "out", "-X", "double", "-X", "?"]).await;
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert_eq!(tree(&daemon.path("out")), names(&["ok"]));
+}
+
+#[tokio::test]
 async fn nothing_is_written_through_a_link_in_the_folder() {
     let daemon = Daemon::start();
     std::fs::create_dir_all(daemon.path("out")).unwrap();
