@@ -198,7 +198,8 @@ impl Source for HdfsSource {
         if !base.path().ends_with('/') {
             base.set_path(&format!("{}/", base.path()));
         }
-        let mut entries = Vec::new();
+        // The folder itself says that it is there, if it is empty.
+        let mut entries = vec![Entry::directory(base.clone())];
         let mut waiting = VecDeque::from([(base, 1)]);
         while let Some((folder, level)) = waiting.pop_front() {
             let mut request = request.clone();
@@ -219,7 +220,7 @@ impl Source for HdfsSource {
                     // Following a link could lead out of the folder, and in circles.
                     _ => continue,
                 };
-                if entries.len() >= limits.entries {
+                if entries.len() > limits.entries {
                     return Err(SourceError::ListTooLarge {
                         url: Redacted::url(&request.url),
                         limit: limits.entries,

@@ -287,6 +287,7 @@ async fn directories_are_listed_with_what_is_below_them() {
             .collect();
         names.sort();
         let expected = [
+            ("", None, true),
             ("a%20b%25.bin", Some(7), false),
             ("sub/", None, true),
             ("sub/deep/", None, true),

@@ -175,10 +175,7 @@ impl Source for ObjectSource {
                     // What the service was not asked for is not believed.
                     continue;
                 };
-                let is_dir = name.ends_with(b"/");
-                if name.is_empty() {
-                    continue;
-                }
+                let is_dir = name.is_empty() || name.ends_with(b"/");
                 if entries.len() >= limits.entries {
                     return Err(too_large(limits.entries, "entries"));
                 }
