@@ -41,12 +41,13 @@ pub(super) async fn run(arguments: &Arguments, deadline: Instant) -> Result<Told
         }
     };
     drop(board);
-    let summary = FolderSummary::new(
+    let mut summary = FolderSummary::new(
         folder.display().to_string(),
         plan.directories.len(),
         outcomes,
         begin.elapsed(),
     );
+    summary.note = Some(plan.notes.join("; ")).filter(|note| !note.is_empty());
     let exit_code = u8::from(!summary.is_whole());
     Ok(Told::with_exit_code(&summary, exit_code))
 }

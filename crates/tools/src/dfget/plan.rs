@@ -20,6 +20,8 @@ pub(super) struct Plan {
     /// The outer ones first.
     pub(super) directories: Vec<PathBuf>,
     pub(super) files: Vec<PlannedFile>,
+    /// What the user should know although it is no failure.
+    pub(super) notes: Vec<String>,
 }
 
 /// One file of a plan.
@@ -79,6 +81,7 @@ pub(super) async fn plan(
             }
         };
         let listed = listing::list(arguments, channel, &directory, deadline).await?;
+        plan.notes.extend(listed.note);
         let made = listed.plan.directories.iter();
         plan.directories.extend(made.map(|path| below.join(path)));
         for (path, url) in &listed.plan.files {
@@ -242,7 +245,7 @@ mod tests {
         let root = folder.path().join("out");
         let plan = |names: &[&str]| Plan {
             directories: names.iter().map(|name| root.join(name)).collect(),
-            files: Vec::new(),
+            ..Plan::default()
         };
         plan(&["a", "a/b"]).make_directories(&root).unwrap();
         plan(&["a", "a/b"]).make_directories(&root).unwrap();

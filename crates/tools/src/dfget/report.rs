@@ -124,6 +124,9 @@ pub struct FolderSummary {
     pub seconds: f64,
     /// Where the bytes came from.
     pub bytes_from: BytesFrom,
+    /// What should be known although it is no failure, such as that a directory is empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// Every file, in the order of their paths.
     pub files: Vec<FileOutcome>,
 }
@@ -147,6 +150,7 @@ impl FolderSummary {
             bytes: files.iter().filter_map(|file| file.bytes).sum(),
             seconds: elapsed.as_secs_f64(),
             bytes_from: bytes_from.fold(BytesFrom::default(), BytesFrom::plus),
+            note: None,
             files,
         }
     }
@@ -174,6 +178,9 @@ impl Report for FolderSummary {
                 )
             })
             .collect();
+        if let Some(note) = &self.note {
+            lines.push(format!("dfget: {}", table::harmless(note)));
+        }
         let mut total = format!("{}: {} files, ", self.output, self.succeeded);
         total.push_str(&amount(self.bytes, self.seconds, self.bytes_from));
         if !self.is_whole() {

@@ -326,7 +326,9 @@ fn entries(url: &str) -> Result<ListTaskEntriesResponse, Status> {
         "odd" => ["ok", "double//slash", "%FF"].map(str::to_owned).to_vec(),
         "hidden" => vec!["ok".to_owned(), "%2e%2e%2f%2e%2e%2fescaped".to_owned()],
         "refused" => return Err(Status::internal("the origin lists no directories")),
-        _ => Vec::new(),
+        "nothing" | "elsewhere" | "prefix" => Vec::new(),
+        "folder" => ["a", "b"].map(str::to_owned).to_vec(),
+        _ => return Err(Status::internal("there is no such directory")),
     };
     let mut entries: Vec<Entry> = below
         .into_iter()
