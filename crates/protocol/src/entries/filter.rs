@@ -12,7 +12,7 @@ const PATTERN_LEN_MAX: usize = 4096;
 /// Which entries of a listing are wanted.
 ///
 /// A pattern is compared with the whole path below the listed folder, and with each folder above the entry: a pattern that
-/// takes a folder takes everything in it. `*` and `?` stop at `/`, `**` does not, `[a-z]` and `{a,b}` are choices, and a pattern that ends
+/// takes a folder takes everything in it. `*` and `?` stop at `/`, `**` as a whole name stands for any number of folders, `[a-z]` and `{a,b}` are choices, and a pattern that ends
 /// in `/` takes folders only. An entry is wanted if there are no includes or one of them takes it, and no exclude does.
 #[derive(Debug, Clone)]
 pub struct EntryFilter {
