@@ -185,6 +185,32 @@ async fn failures_have_exit_codes_and_say_what_to_do() {
 }
 
 #[tokio::test]
+async fn wrong_options_are_told_as_json_too() {
+    let daemon = Daemon::start();
+    let wrong = ["--timeout", "soon", "--json"];
+    let output = run(&daemon, "good", &[&["-O", "out"], &wrong[..]].concat()).await;
+    assert_eq!(code(&output), 2);
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&told["ok"], &told["exit_code"]),
+        (&false.into(), &2.into())
+    );
+    let error = told["error"].as_str().unwrap();
+    assert!(
+        error.starts_with("invalid value 'soon'") && !error.contains('\n'),
+        "{error}"
+    );
+
+    let output = run(&daemon, "good", &[&["-O", "-"], &wrong[..]].concat()).await;
+    assert!(output.stdout.is_empty());
+    let line = stderr(&output).lines().last().unwrap().to_owned();
+    assert!(line.starts_with("{\"ok\":false"), "{line}");
+
+    let output = run(&daemon, "good", &["--json", "--help"]).await;
+    assert!(!stderr(&output).contains("{\"ok") && code(&output) == 0);
+}
+
+#[tokio::test]
 async fn an_empty_file_is_a_file() {
     let daemon = Daemon::start();
     for more in [&["-O", "a"][..], &["-O", "b", "--transfer-from-dfdaemon"]] {
