@@ -198,11 +198,12 @@ pub struct ListLimits {
 }
 
 impl Default for ListLimits {
-    /// 10,000 entries; 64 levels, which is more than anybody's directories have, and few enough to notice soon that they go in a circle.
+    /// 10,000 entries; 32 levels, which is more than directories have, and less than the 40 links after which Linux follows none: a circle
+    /// of them is noticed for what it is.
     fn default() -> Self {
         Self {
             entries: 10_000,
-            depth: 64,
+            depth: 32,
         }
     }
 }
