@@ -222,9 +222,12 @@ impl Failure {
 
     /// Our daemon names the path that it was given, which may be a staged one; the caller knows the output.
     fn of_output(message: &str, output: &str) -> Self {
-        let behind_path = message[OUTPUT_PATH.len()..].split_once("\" ");
-        let behind_path = behind_path.or_else(|| message[OUTPUT_PATH.len()..].split_once("\": "));
-        let reason = behind_path.map_or(message, |(_, reason)| reason);
+        let text = &message[OUTPUT_PATH.len()..];
+        let reason = match (text.split_once("\": "), text.split_once("\" ")) {
+            (Some((_, reason)), _) => reason.to_owned(),
+            (None, Some((_, is))) => format!("it {is}"),
+            (None, None) => message.to_owned(),
+        };
         let lower = reason.to_ascii_lowercase();
         let advice = match () {
             () if lower.contains("exists already") => " (--overwrite)",
@@ -389,7 +392,7 @@ mod tests {
                     b"",
                 ),
                 5,
-                "cannot write /out: is on another filesystem",
+                "cannot write /out: it is on another filesystem",
             ),
             (
                 of(

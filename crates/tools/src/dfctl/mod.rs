@@ -27,7 +27,7 @@ Exit codes:
   2    wrong options
   3    no daemon answers on the socket
   7    not done in time
-  130  interrupted by Ctrl-C (143: by SIGTERM)";
+  130  interrupted by Ctrl-C (143: by SIGTERM, 129: by the end of its terminal)";
 
 /// Looks after the Dragonfly daemon of this host.
 #[derive(Debug, Clone, Parser)]
