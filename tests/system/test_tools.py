@@ -3,10 +3,10 @@
 import json
 import subprocess
 
-from harness import Flavour
+from harness import Flavour, wait_until
 from harness.cluster import sha256
 
-from .support import MIB, SystemTest
+from .support import MIB, QUIET, SystemTest
 
 # Files of a directory that is large for its number of files.
 MANY = 1000
@@ -43,6 +43,79 @@ class Tools(SystemTest):
         got = daemon.dfget(f"{origin.url}/tree/", chosen, "-I", "**/*.json", "-X", "sub/deep")
         self.assertEqual(got.code, 0, got.stderr)
         self.assertEqual(paths(chosen), ["a.json"])
+
+    def test_a_directory_that_is_too_deep_is_no_success(self):
+        daemon, origin = self.alone()
+        origin.file("f", 10)
+        (origin.www / "round").symlink_to(".")
+        output = self.output(daemon, "round")
+        got = daemon.dfget(f"{origin.url}/", output)
+        self.assertEqual(got.code, 4, got.stderr)
+        self.assertIn("levels of folders", got.stderr)
+        self.assertFalse(output.exists())
+        deep = origin.www / "/".join(["deep"] * 30)
+        deep.mkdir(parents=True)
+        (deep / "f").write_bytes(b"x")
+        output = self.output(daemon, "deep")
+        got = daemon.dfget(f"{origin.url}/deep/", output)
+        self.assertEqual(got.code, 0, got.stderr)
+        self.assertEqual((output / "/".join(["deep"] * 29) / "f").read_bytes(), b"x")
+
+    def test_a_named_folder_an_empty_one_and_a_page_that_is_none(self):
+        daemon, origin = self.alone()
+        (origin.www / "d/sub").mkdir(parents=True)
+        (origin.www / "d/empty").mkdir()
+        (origin.www / "d/sub/f").write_bytes(b"x")
+        (origin.www / "page").mkdir()
+        (origin.www / "page/index.html").write_text("<title>Welcome</title><a href=/>home</a>")
+        output = self.output(daemon, "named")
+        got = daemon.dfget(f"{origin.url}/d/", output, "-I", "sub", "-I", "empty")
+        self.assertEqual(got.code, 0, got.stderr)
+        self.assertEqual((output / "sub/f").read_bytes(), b"x")
+        self.assertTrue((output / "empty").is_dir())
+        got = daemon.dfget(f"{origin.url}/d/empty/", self.output(daemon, "empty"))
+        self.assertEqual(got.code, 0, got.stderr)
+        self.assertIn("/d/empty/ is empty", got.stderr)
+        got = daemon.dfget(f"{origin.url}/page/", self.output(daemon, "page"))
+        self.assertEqual(got.code, 4, got.stderr)
+        self.assertIn("does not look like a listing", got.stderr)
+        got = daemon.dfget(f"{origin.url}/d/", self.output(daemon, "none"), "-I", "*.jsn")
+        self.assertEqual(got.code, 1, got.stderr)
+
+    def test_a_digest_is_that_of_the_range(self):
+        daemon, origin = self.alone()
+        source = origin.file("file", 5 * MIB)
+        part = self.output(daemon, "part")
+        part.write_bytes(source.read_bytes()[10:21])
+        for name, digest, code in (("right", sha256(part), 0), ("wrong", sha256(source), 6)):
+            output = self.output(daemon, name)
+            got = daemon.dfget(f"{origin.url}/file", output, "-H", "Range: bytes=10-20", "--json",
+                               "--digest", f"sha256:{digest}")
+            self.assertEqual(got.code, code, got.stderr)
+            self.assertEqual(output.exists(), code == 0)
+        got = daemon.dfget(f"{origin.url}/file", self.output(daemon, "tail"), "-H", "Range: bytes=-99999999")
+        self.assertEqual(got.code, 0, got.stderr)
+        self.assertEqual(sha256(self.output(daemon, "tail")), sha256(source))
+
+    def test_an_output_that_appears_meanwhile_stays(self):
+        daemon = self.cluster.daemon("alone").ready()
+        origin = self.cluster.origin(extra="limit_rate 1m;")
+        origin.file("file", 12 * MIB)
+        output = self.output(daemon)
+        download = daemon.start_dfget(f"{origin.url}/file", output)
+        wait_until(lambda: daemon.received() > 0, QUIET, "the download is under way")
+        output.write_text("mine")
+        self.assertEqual(download.wait(QUIET), 5, download.text())
+        self.assertEqual(output.read_text(), "mine")
+
+    def test_of_an_origin_without_lengths_the_bytes_are_the_origins(self):
+        daemon = self.cluster.daemon("alone").ready()
+        origin = self.cluster.origin(extra="ssi on; ssi_types *;")
+        origin.file("file", 15)
+        got = daemon.dfget(f"{origin.url}/file", self.output(daemon), "--json")
+        self.assertEqual(got.code, 0, got.stderr)
+        told = json.loads(got.stderr.splitlines()[-1])
+        self.assertEqual((told["bytes_from"]["origin"], told["bytes_from"]["local"]), (15, 0), told)
 
     def test_a_thousand_files_cold_and_warm(self):
         daemon, origin = self.alone()

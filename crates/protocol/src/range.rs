@@ -52,7 +52,7 @@ impl ByteRange {
     /// Reads the value of an HTTP `Range` header (RFC 9110, section 14.1.2) against the length of the content.
     ///
     /// Several ranges are accepted as long as they do not overlap, and the **first** is returned, as the Dragonfly v2
-    /// daemon does. Also as there, an end behind the content is cut while a suffix longer than the content is refused.
+    /// daemon does. An end behind the content is cut, and a suffix longer than the content is the whole content (which v2 refuses).
     ///
     /// # Errors
     /// [`RangeError`]: the header is malformed, asks for nothing in the content, or its ranges overlap.
@@ -105,9 +105,12 @@ fn parse_spec(spec: &str, content_length: u64) -> Result<ByteRange, RangeError> 
     let (first, last) = spec.split_once('-').ok_or(RangeError::Syntax)?;
     if first.is_empty() {
         let length = parse_offset(last)?;
-        return match content_length.checked_sub(length) {
-            Some(start) if length > 0 => Ok(ByteRange { start, length }),
-            _ => Err(unsatisfiable),
+        return match length.min(content_length) {
+            0 => Err(unsatisfiable),
+            length => Ok(ByteRange {
+                start: content_length - length,
+                length,
+            }),
         };
     }
     let start = parse_offset(first)?;
@@ -178,6 +181,7 @@ mod tests {
     fn headers_are_read_as_the_v2_daemon_reads_them() {
         check("bytes=0-100", 200, Ok((0, 101)));
         check("bytes=-50", 200, Ok((150, 50)));
+        check("bytes=-201", 200, Ok((0, 200)));
         check("bytes=150-", 200, Ok((150, 50)));
         check("bytes=100-300", 200, Ok((100, 100)));
         check("bytes=0-0,-1", 200, Ok((0, 1)));
@@ -189,7 +193,7 @@ mod tests {
     fn bad_headers_are_refused() {
         let unsatisfiable = |content_length| Err(RangeError::Unsatisfiable { content_length });
         check("bytes=200-", 200, unsatisfiable(200));
-        check("bytes=-201", 200, unsatisfiable(200));
+        check("bytes=-1", 0, unsatisfiable(0));
         check("bytes=-0", 200, unsatisfiable(200));
         check("bytes=0-", 0, unsatisfiable(0));
         check("bytes=0-9,5-14", 200, Err(RangeError::Overlap));

@@ -210,7 +210,7 @@ pub enum SourceError {
         reason: String,
     },
     /// The directory holds more than the caller allows.
-    #[error("{url}: holds more than {limit} {what}: raise the limit or list a smaller directory")]
+    #[error("{url}: holds more than {limit} {what}: list a smaller directory")]
     ListTooLarge {
         /// The URL.
         url: Redacted,

@@ -22,6 +22,7 @@ use url::Url;
 use crate::content::BodyLimits;
 use crate::dialect::Dialect;
 use crate::http::HttpSource;
+use crate::request::LEVELS;
 use crate::{
     Body, Content, Entry, Facts, Get, ListLimits, RangeSupport, Redacted, Request, Source,
     SourceError, Version, Want,
@@ -197,7 +198,8 @@ impl Source for HdfsSource {
         if !base.path().ends_with('/') {
             base.set_path(&format!("{}/", base.path()));
         }
-        let mut entries = Vec::new();
+        // The folder itself says that it is there, if it is empty.
+        let mut entries = vec![Entry::directory(base.clone())];
         let mut waiting = VecDeque::from([(base, 1)]);
         while let Some((folder, level)) = waiting.pop_front() {
             let mut request = request.clone();
@@ -218,7 +220,7 @@ impl Source for HdfsSource {
                     // Following a link could lead out of the folder, and in circles.
                     _ => continue,
                 };
-                if entries.len() >= limits.entries {
+                if entries.len() > limits.entries {
                     return Err(SourceError::ListTooLarge {
                         url: Redacted::url(&request.url),
                         limit: limits.entries,
@@ -226,7 +228,14 @@ impl Source for HdfsSource {
                     });
                 }
                 let url = child(&folder, &status.path_suffix, is_dir)?;
-                if is_dir && level < limits.depth {
+                if is_dir {
+                    if level >= limits.depth {
+                        return Err(SourceError::ListTooLarge {
+                            url: Redacted::url(&request.url),
+                            limit: limits.depth,
+                            what: LEVELS,
+                        });
+                    }
                     waiting.push_back((url.clone(), level + 1));
                 }
                 entries.push(Entry {

@@ -185,21 +185,25 @@ impl Get {
     }
 }
 
+/// What a directory holds too many of if it is too deep.
+pub(crate) const LEVELS: &str = "levels of folders (do links lead in a circle?)";
+
 /// Bounds of one directory listing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ListLimits {
     /// Most entries to return; more is an error rather than a silently shortened list.
     pub entries: usize,
-    /// How many directory levels to descend; 1 lists only the directory itself.
+    /// How many levels of directories there may be; 1 is the directory itself. More is an error too.
     pub depth: usize,
 }
 
 impl Default for ListLimits {
-    /// 10,000 entries, 16 levels.
+    /// 10,000 entries; 32 levels, which is more than directories have, and less than the 40 links after which Linux follows none: a circle
+    /// of them is noticed for what it is.
     fn default() -> Self {
         Self {
             entries: 10_000,
-            depth: 16,
+            depth: 32,
         }
     }
 }

@@ -49,7 +49,8 @@ pub trait Source: Send + Sync + 'static {
     /// [`SourceError`] if this cannot be told; an absent content is `false`, not an error.
     async fn exists(&self, request: &Request) -> Result<bool, SourceError>;
 
-    /// What lies in and below a directory, whose URL ends with `/`.
+    /// What lies in and below a directory, whose URL ends with `/`; and the directory itself where the origin knows of it, so that an empty
+    /// one is not taken for none.
     ///
     /// # Errors
     ///
@@ -66,6 +67,17 @@ pub struct Entry {
     pub content_length: Option<u64>,
     /// Whether it is a directory.
     pub is_dir: bool,
+}
+
+impl Entry {
+    /// A directory, whose URL ends with `/`.
+    pub(crate) fn directory(url: Url) -> Self {
+        Self {
+            url,
+            content_length: None,
+            is_dir: true,
+        }
+    }
 }
 
 /// The options of all standard backends.

@@ -287,6 +287,7 @@ async fn directories_are_listed_with_what_is_below_them() {
             .collect();
         names.sort();
         let expected = [
+            ("", None, true),
             ("a%20b%25.bin", Some(7), false),
             ("sub/", None, true),
             ("sub/deep/", None, true),
@@ -310,6 +311,16 @@ async fn directories_are_listed_with_what_is_below_them() {
         matches!(error, SourceError::ListTooLarge { limit: 1, .. }),
         "{error}"
     );
+    // The third level would have been left out without a word.
+    let two = ListLimits {
+        depth: 2,
+        ..ListLimits::default()
+    };
+    let error = sources
+        .list(&request(&nginx.url("files", "d/")), two)
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("more than 2 levels"), "{error}");
     for wrong in ["d", "d/sub/deep/x/"] {
         assert!(
             sources

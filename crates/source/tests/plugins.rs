@@ -120,6 +120,15 @@ async fn the_example_serves_files_ranges_and_listings() {
     let files: Vec<_> = plan.files.iter().map(|(path, _)| path.as_str()).collect();
     assert_eq!(files, ["a b%ä.bin", "none"]);
 
+    let shallow = |depth| ListLimits {
+        depth,
+        ..ListLimits::default()
+    };
+    let above = request("");
+    assert!(sources.list(&above, shallow(2)).await.is_ok());
+    let error = sources.list(&above, shallow(1)).await.unwrap_err();
+    assert!(error.to_string().contains("more than 1 levels"), "{error}");
+
     std::fs::write(tree.path().join("dir/a b%ä.bin"), b"other").unwrap();
     let range = ByteRange {
         start: 0,

@@ -64,7 +64,7 @@ pub enum Failure {
         detail: String,
     },
     /// The time is over.
-    #[error("not done within {}: allow more with --timeout", humantime::format_duration(*limit))]
+    #[error("not done within {}: allow more with --timeout", humantime::format_duration(rounded(*limit)))]
     Timeout {
         /// The limit.
         limit: Duration,
@@ -99,12 +99,23 @@ pub enum Failure {
     },
 }
 
+/// What is left of a limit by the time it is sent, as the limit it was.
+fn rounded(limit: Duration) -> Duration {
+    match limit.as_secs() {
+        0 => limit - Duration::from_nanos(u64::from(limit.subsec_nanos() % 1_000_000)),
+        seconds => Duration::from_secs(seconds + u64::from(limit.subsec_millis() >= 500)),
+    }
+}
+
 /// The details of a status that tells of an origin's failure: `errordetails.v2.Backend` as JSON.
 #[derive(Deserialize)]
 struct Backend {
     message: String,
     status_code: Option<i32>,
 }
+
+/// How every text of our daemon about an output begins; the path follows in quotes.
+const OUTPUT_PATH: &str = "output path \"";
 
 impl Failure {
     /// What the process returns to the shell; `--help` explains the codes.
@@ -150,45 +161,85 @@ impl Failure {
         let message = status.message().to_owned();
         let lower = message.to_ascii_lowercase();
         let has = |words: &[&str]| words.iter().any(|word| lower.contains(word));
+        let not_there = [
+            "permission denied (os error",
+            "read-only file system",
+            "no such file or directory (os error",
+            "not a directory (os error",
+        ];
         match status.code() {
             Code::DeadlineExceeded => Self::Timeout { limit: timeout },
             Code::Cancelled if lower.contains("timeout expired") => {
                 Self::Timeout { limit: timeout }
             }
-            Code::Unavailable => Self::Broken {
-                reason: format!(
-                    "the connection to it broke ({message}): it ended or was restarted"
-                ),
-            },
-            Code::DataLoss => Self::Digest { detail: message },
-            Code::Internal | Code::FailedPrecondition if lower.contains("digest") => {
-                Self::Digest { detail: message }
+            Code::Unavailable => Self::ended(&message),
+            // The library's words for a connection that broke between two messages.
+            Code::Unknown | Code::Internal
+                if has(&["h2 protocol error", "error reading a body from connection"]) =>
+            {
+                Self::ended(&message)
             }
-            Code::Internal | Code::AlreadyExists if has(&["already exists"]) => Self::Output {
-                path: output.into(),
-                reason: format!("{message}: choose another name, or use --overwrite"),
-            },
-            Code::Internal | Code::PermissionDenied
-                if has(&[
-                    "permission denied (os error",
-                    "read-only file system",
-                    "no such file or directory (os error",
-                ]) =>
+            Code::Internal | Code::PermissionDenied | Code::FailedPrecondition
+                if has(&not_there) =>
             {
                 Self::NotThere {
                     path: output.into(),
                     reason: message,
                 }
             }
-            Code::Internal if has(&["hard link", "hard_link", "cross-device"]) => Self::Output {
-                path: output.into(),
-                reason: format!("{message}: leave out --force-hard-link"),
-            },
+            _ if message.starts_with(OUTPUT_PATH) => Self::of_output(&message, output),
+            Code::DataLoss => Self::Digest { detail: message },
+            Code::Internal | Code::FailedPrecondition if lower.contains("digest") => {
+                Self::Digest { detail: message }
+            }
+            Code::Internal | Code::AlreadyExists if has(&["already exists", "exists already"]) => {
+                Self::Output {
+                    path: output.into(),
+                    reason: format!("{message}: choose another name, or use --overwrite"),
+                }
+            }
+            Code::Internal | Code::FailedPrecondition
+                if has(&["hard link", "hard_link", "cross-device"]) =>
+            {
+                Self::Output {
+                    path: output.into(),
+                    reason: format!("{message}: leave out --force-hard-link"),
+                }
+            }
             code => Self::Daemon {
                 whose: "the daemon",
                 code,
                 message,
             },
+        }
+    }
+
+    fn ended(message: &str) -> Self {
+        Self::Broken {
+            reason: format!("the connection to it broke ({message}): it ended or was restarted"),
+        }
+    }
+
+    /// Our daemon names the path that it was given, which may be a staged one; the caller knows the output.
+    fn of_output(message: &str, output: &str) -> Self {
+        let text = &message[OUTPUT_PATH.len()..];
+        let reason = match (text.split_once("\": "), text.split_once("\" ")) {
+            (Some((_, reason)), _) => reason.to_owned(),
+            (None, Some((_, is))) => format!("it {is}"),
+            (None, None) => message.to_owned(),
+        };
+        let lower = reason.to_ascii_lowercase();
+        let advice = match () {
+            () if lower.contains("exists already") => " (--overwrite)",
+            () if lower.contains("hard link") => " (without --force-hard-link)",
+            () if lower.contains("no space left") || lower.contains("quota exceeded") => {
+                ": make room or choose another disk"
+            }
+            () => "",
+        };
+        Self::Output {
+            path: output.into(),
+            reason: format!("{reason}{advice}"),
         }
     }
 
@@ -217,11 +268,6 @@ impl Failure {
             Self::Origin { status_code, .. } => *status_code,
             _ => None,
         }
-    }
-
-    /// Whether there is something at the output that is not of this download.
-    pub(crate) fn is_in_the_way(&self) -> bool {
-        matches!(self, Self::Output { reason, .. } if reason.contains("exist"))
     }
 
     /// Whether the daemon has too much to do at this moment.
@@ -293,6 +339,15 @@ mod tests {
                 "--overwrite",
             ),
             (
+                of(
+                    Code::AlreadyExists,
+                    "output path \"/out\" exists already: choose another path",
+                    b"",
+                ),
+                5,
+                "--overwrite",
+            ),
+            (
                 of(Code::Internal, "Permission denied (os error 13)", b""),
                 5,
                 "--transfer-from-dfdaemon",
@@ -303,10 +358,64 @@ mod tests {
                 "blocked by the cluster",
             ),
             (of(Code::Unavailable, "broken pipe", b""), 1, "restarted"),
+            (
+                of(
+                    Code::Unknown,
+                    "h2 protocol error: error reading a body from connection",
+                    b"",
+                ),
+                1,
+                "restarted",
+            ),
+            (
+                of(
+                    Code::FailedPrecondition,
+                    "output path \"/a digest\": user 0 cannot create a file there: No such file or directory (os error 2)",
+                    b"",
+                ),
+                5,
+                "--transfer-from-dfdaemon",
+            ),
+            (
+                of(
+                    Code::Internal,
+                    "output path \"/.dfget-1\": user 0 cannot create a file there: No space left on device (os error 28)",
+                    b"",
+                ),
+                5,
+                "cannot write /out: user 0 cannot create a file there: No space left on device (os error 28): make room",
+            ),
+            (
+                of(
+                    Code::FailedPrecondition,
+                    "output path \"/digest\" is on another filesystem than storage.dir, so that no hard link can be made: choose a path on the same one or allow a copy",
+                    b"",
+                ),
+                5,
+                "cannot write /out: it is on another filesystem",
+            ),
+            (
+                of(
+                    Code::InvalidArgument,
+                    "output path \"/x/\": it names a directory: give an absolute path that ends in a file name",
+                    b"",
+                ),
+                5,
+                "it names a directory",
+            ),
         ] {
             assert_eq!(failure.exit_code(), code, "{failure}");
             assert!(failure.to_string().contains(told), "{failure}");
         }
+    }
+
+    #[test]
+    fn limits_are_told_as_they_were_given() {
+        let told = |limit| Failure::Timeout { limit }.to_string();
+        let almost = Duration::new(2, 999_670_373);
+        assert!(told(almost).contains("within 3s: "), "{}", told(almost));
+        let short = Duration::new(0, 299_670_373);
+        assert!(told(short).contains("within 299ms: "), "{}", told(short));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! A command is an async function that returns `Result<Told, Failure>`. A command with something to tell has a struct that
 //! is its JSON and that knows its text: a [`Report`].
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -20,6 +21,15 @@ pub enum Format {
     Text,
     /// One JSON object on one line; also for failures.
     Json,
+}
+
+impl Format {
+    pub(crate) fn json_if(wanted: bool) -> Self {
+        match wanted {
+            true => Self::Json,
+            false => Self::Text,
+        }
+    }
 }
 
 /// Which streams carry what.
@@ -150,7 +160,7 @@ fn print(name: &str, format: Format, streams: Streams, outcome: &Result<Told, Fa
     let (text, json, is_failure) = match outcome {
         Ok(told) => (told.text.clone(), told.json.clone(), false),
         Err(failure) => (
-            format!("{name}: {failure}"),
+            format!("{name}: {}", harmless(&failure.to_string())),
             to_json(&FailureJson::from(failure)),
             true,
         ),
@@ -163,14 +173,23 @@ fn print(name: &str, format: Format, streams: Streams, outcome: &Result<Told, Fa
         };
     }
     if format == Format::Json {
-        let _ = match streams {
-            Streams::ContentOnStdout => writeln!(std::io::stderr(), "{json}"),
-            _ => writeln!(std::io::stdout(), "{json}"),
-        };
+        print_json(streams, &json);
     }
 }
 
-/// Runs `work` until it ends or the user wants it to end.
+fn print_json(streams: Streams, json: &str) {
+    let _ = match streams {
+        Streams::ContentOnStdout => writeln!(std::io::stderr(), "{json}"),
+        _ => writeln!(std::io::stdout(), "{json}"),
+    };
+}
+
+/// A failure as a terminal may be told it: what an origin or a daemon said may hold anything.
+fn harmless(text: &str) -> String {
+    text.replace(|c: char| c.is_control() && c != '\n', "")
+}
+
+/// Runs `work` until it ends, or the user or the end of the terminal wants it to end.
 async fn until_signalled<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let handlers = (
         signal(SignalKind::interrupt()),
@@ -179,19 +198,65 @@ async fn until_signalled<T>(work: impl Future<Output = Result<T, Failure>>) -> R
     let (Ok(mut interrupt), Ok(mut terminate)) = handlers else {
         return work.await;
     };
+    let hangup = async {
+        // Started by `nohup`, a tool outlives its terminal; a handler would undo that.
+        match is_ignored(SignalKind::hangup()) {
+            false => signal(SignalKind::hangup()).ok()?.recv().await,
+            true => None,
+        }
+    };
+    let hangup = async {
+        if hangup.await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    };
     tokio::select! {
         biased;
         _ = interrupt.recv() => Err(Failure::Interrupted { signal: 2 }),
         _ = terminate.recv() => Err(Failure::Interrupted { signal: 15 }),
+        () = hangup => Err(Failure::Interrupted { signal: 1 }),
         outcome = work => outcome,
     }
 }
 
-/// Prints what the parser says (a mistake, the help, the version), and tells the exit code.
-pub(crate) fn usage(error: &clap::Error) -> ExitCode {
+/// Whether whoever started this process had it ignore the signal.
+fn is_ignored(signal: SignalKind) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal.as_raw_value() - 1) & 1 == 1)
+}
+
+/// Prints what the parser says (a mistake, the help, the version), a mistake also as JSON if the outcome was wanted so, and tells the exit code.
+pub(crate) fn usage(error: &clap::Error, format: Format, streams: Streams) -> ExitCode {
     // The terminal may be gone; the exit code tells the same.
     let _ = error.print();
+    if error.use_stderr() && format == Format::Json {
+        let text = error.to_string();
+        let text = text.strip_prefix("error: ").unwrap_or(&text);
+        let mistake = text.split("\n\nUsage:").next().unwrap_or_default();
+        let words: Vec<&str> = mistake.split_whitespace().collect();
+        let failure = Failure::Usage {
+            reason: words.join(" "),
+        };
+        print_json(streams, &to_json(&FailureJson::from(&failure)));
+    }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+/// Whether these words stand one after the other in a command line that could not be parsed.
+pub(crate) fn has(line: &[OsString], words: &[&str]) -> bool {
+    let end = line.iter().position(|word| word == "--");
+    line[..end.unwrap_or(line.len())]
+        .windows(words.len())
+        .any(|found| found.iter().zip(words).all(|(found, word)| found == word))
+}
+
+/// Whether a command line that could not be parsed asks for JSON by `--output`.
+pub(crate) fn has_json_output(line: &[OsString]) -> bool {
+    has(line, &["--output", "json"]) || has(line, &["--output=json"])
 }
 
 /// Gives the arguments of a command that is shared between tools the environment variables of this one: `DFGET_X` becomes
@@ -247,6 +312,11 @@ mod tests {
             Told::with_exit_code(&Two { a: 1 }, 1).json(),
             r#"{"ok":false,"exit_code":1,"a":1}"#
         );
+    }
+
+    #[test]
+    fn a_failure_cannot_move_the_cursor() {
+        assert_eq!(harmless("a\u{1b}[2J\r\nb\tc"), "a[2J\nbc");
     }
 
     #[test]

@@ -375,7 +375,7 @@ impl Engine {
             None => Geometry::standard(learnt.content_length),
         }
         .map_err(|error| DownloadError::Invalid(error.to_string()))?;
-        let is_fresh = learnt.content.is_some();
+        let is_fresh = learnt.content.is_some() || learnt.spooled.is_some();
         let task = self
             .create(spec, geometry, learnt.facts.as_ref(), learnt.content)
             .await?;

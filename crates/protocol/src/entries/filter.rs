@@ -12,7 +12,7 @@ const PATTERN_LEN_MAX: usize = 4096;
 /// Which entries of a listing are wanted.
 ///
 /// A pattern is compared with the whole path below the listed folder, and with each folder above the entry: a pattern that
-/// takes a folder takes everything in it. `*` and `?` stop at `/`, `**` does not, `[a-z]` and `{a,b}` are choices, and a pattern that ends
+/// takes a folder takes everything in it. `*` and `?` stop at `/`, `**` as a whole name stands for any number of folders, `[a-z]` and `{a,b}` are choices, and a pattern that ends
 /// in `/` takes folders only. An entry is wanted if there are no includes or one of them takes it, and no exclude does.
 #[derive(Debug, Clone)]
 pub struct EntryFilter {
@@ -57,6 +57,11 @@ impl EntryFilter {
 
     /// Whether the entry is wanted.
     pub fn admits(&self, path: &EntryPath, is_dir: bool) -> bool {
+        self.admits_read(path.as_str(), is_dir)
+    }
+
+    /// The same for the path of any entry, with `/` between its names.
+    pub(super) fn admits_read(&self, path: &str, is_dir: bool) -> bool {
         self.include
             .as_ref()
             .is_none_or(|include| include.take(path, is_dir))
@@ -109,11 +114,12 @@ impl Patterns {
         })
     }
 
-    fn take(&self, path: &EntryPath, is_dir: bool) -> bool {
-        let takes = |path: &EntryPath, is_dir: bool| {
+    fn take(&self, path: &str, is_dir: bool) -> bool {
+        let takes = |path: &str, is_dir: bool| {
             self.any.is_match(path) || (is_dir && self.folders.is_match(path))
         };
-        takes(path, is_dir) || path.ancestors().any(|folder| takes(&folder, true))
+        let mut folders = path.match_indices('/').map(|(end, _)| &path[..end]);
+        takes(path, is_dir) || folders.any(|folder| takes(folder, true))
     }
 }
 

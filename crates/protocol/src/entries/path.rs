@@ -28,20 +28,11 @@ impl EntryPath {
     /// # Errors
     /// [`EntryPathError`], saying why the entry has no safe place below the base.
     pub fn of(base: &str, entry: &str) -> Result<Self, EntryPathError> {
-        let (base, entry) = (parsed(base)?, parsed(entry)?);
-        if base.scheme() != entry.scheme()
-            || base.port_or_known_default() != entry.port_or_known_default()
-        {
-            return Err(EntryPathError::Elsewhere);
-        }
-        let (base, entry) = (names(&base)?, names(&entry)?);
-        let below = entry
-            .strip_prefix(base.as_slice())
-            .ok_or(EntryPathError::Elsewhere)?;
+        let below = names_below(base, entry, decoded)?;
         if below.is_empty() {
             return Err(EntryPathError::Base);
         }
-        for name in below {
+        for name in &below {
             check_name(name)?;
         }
         let path = below.join("/");
@@ -51,6 +42,13 @@ impl EntryPath {
             });
         }
         Ok(Self(path))
+    }
+
+    /// The path of an entry as people would read it, also where it has no safe place: only to be compared with patterns. `None` for what
+    /// lies outside of the listed folder.
+    pub(super) fn as_read(base: &str, entry: &str) -> Option<String> {
+        let read = |name: &str| Ok(percent_decode_str(name).decode_utf8_lossy().into_owned());
+        Some(names_below(base, entry, read).ok()?.join("/"))
     }
 
     /// The path, names separated by `/`.
@@ -90,16 +88,33 @@ fn parsed(url: &str) -> Result<Url, EntryPathError> {
     Ok(url)
 }
 
+type Decode = fn(&str) -> Result<String, EntryPathError>;
+
+/// The names that the path of `entry` has after those of `base`.
+fn names_below(base: &str, entry: &str, decode: Decode) -> Result<Vec<String>, EntryPathError> {
+    let (base, entry) = (parsed(base)?, parsed(entry)?);
+    if base.scheme() != entry.scheme()
+        || base.port_or_known_default() != entry.port_or_known_default()
+    {
+        return Err(EntryPathError::Elsewhere);
+    }
+    let (base, mut entry) = (names(&base, decode)?, names(&entry, decode)?);
+    if !entry.starts_with(&base) {
+        return Err(EntryPathError::Elsewhere);
+    }
+    Ok(entry.split_off(base.len()))
+}
+
 /// The host and the names of the path, decoded. The `/` at the end of a folder's URL makes no name of its own.
-fn names(url: &Url) -> Result<Vec<String>, EntryPathError> {
+fn names(url: &Url, decode: Decode) -> Result<Vec<String>, EntryPathError> {
     let path = url.path();
     let path = path.strip_prefix('/').unwrap_or(path);
     let path = path.strip_suffix('/').unwrap_or(path);
     let host = url.host_str().unwrap_or_default();
-    let mut names = vec![decoded(host)?];
+    let mut names = vec![decode(host)?];
     if !path.is_empty() {
         for name in path.split('/') {
-            names.push(decoded(name)?);
+            names.push(decode(name)?);
         }
     }
     if HUBS.contains(&url.scheme()) && host == HUB_DEFAULT_TYPE {

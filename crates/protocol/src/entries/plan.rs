@@ -18,7 +18,8 @@ impl EntryPlan {
     /// twice counts once, and the base itself does not count.
     ///
     /// # Errors
-    /// [`EntryPlanError`]: one bad entry spoils the plan, as a tree with silent gaps would be worse than none.
+    /// [`EntryPlanError`]: one bad entry spoils the plan, as a tree with silent gaps would be worse than none; unless `filter` does not
+    /// take it, however odd its path is. What lies outside of `base` is always refused.
     pub fn new<'a>(
         base: &str,
         entries: impl IntoIterator<Item = (&'a str, bool)>,
@@ -31,6 +32,10 @@ impl EntryPlan {
                 Ok(path) => path,
                 Err(EntryPathError::Base) if is_dir => continue,
                 Err(error) => {
+                    let read = EntryPath::as_read(base, url);
+                    if read.is_some_and(|path| !filter.admits_read(&path, is_dir)) {
+                        continue;
+                    }
                     return Err(EntryPlanError::Entry {
                         url: url.chars().take(256).collect(),
                         error,
@@ -111,6 +116,34 @@ mod tests {
         assert_eq!(directories, ["empty", "x", "x/y"]);
         assert_eq!(plan.files.len(), 1);
         assert_eq!(plan.files[0].1, "s3://b/d/x/y/f");
+    }
+
+    #[test]
+    fn what_is_not_wanted_may_be_odd() {
+        let entries = [
+            "s3://b/d/a",
+            "s3://b/d/double//slash",
+            "s3://b/d/x/%FF",
+            "s3://b/d/y%00",
+        ];
+        let planned = |include: &[&str], exclude: &[&str]| {
+            let filter = EntryFilter::new(include, exclude).unwrap();
+            EntryPlan::new("s3://b/d/", entries.map(|url| (url, false)), &filter)
+        };
+        for (include, exclude) in [
+            (&[][..], &["double", "x/*", "y?"][..]),
+            (&[], &["double/*", "**/?", "y*"]),
+            (&["a"], &[]),
+        ] {
+            let plan = planned(include, exclude);
+            let files = plan.map(|plan| plan.files.len());
+            assert!(files.is_ok_and(|files| files <= 1), "{exclude:?}");
+        }
+        let error = planned(&[], &["x", "y*"]).unwrap_err();
+        assert!(error.to_string().contains("double//slash"), "{error}");
+        let filter = EntryFilter::new(&["a"], &["*"]).unwrap();
+        let outside = [("s3://b/d/../x", false)];
+        assert!(EntryPlan::new("s3://b/d/", outside, &filter).is_err());
     }
 
     #[test]

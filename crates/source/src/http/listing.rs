@@ -10,6 +10,7 @@ use serde::Deserialize;
 use url::Url;
 
 use super::HttpSource;
+use crate::request::LEVELS;
 use crate::{Entry, Get, ListLimits, Redacted, Request, Source, SourceError};
 
 /// Longest page of one directory.
@@ -29,22 +30,30 @@ pub(super) async fn list(
             reason,
         });
     }
-    let mut entries = Vec::new();
+    // The directory itself says that it is there, if it is empty.
+    let mut entries = vec![Entry::directory(request.url.clone())];
     let mut seen = BTreeSet::from([request.url.as_str().to_owned()]);
     let mut waiting = VecDeque::from([(request.url.clone(), 1)]);
     while let Some((directory, level)) = waiting.pop_front() {
-        for entry in list_one(source, request, &directory).await? {
+        for entry in list_one(source, request, &directory, level).await? {
             if !seen.insert(entry.url.as_str().to_owned()) {
                 continue;
             }
-            if entries.len() >= limits.entries {
+            if entries.len() > limits.entries {
                 return Err(SourceError::ListTooLarge {
                     url: shown(),
                     limit: limits.entries,
                     what: "entries",
                 });
             }
-            if entry.is_dir && level < limits.depth {
+            if entry.is_dir {
+                if level >= limits.depth {
+                    return Err(SourceError::ListTooLarge {
+                        url: shown(),
+                        limit: limits.depth,
+                        what: LEVELS,
+                    });
+                }
                 waiting.push_back((entry.url.clone(), level + 1));
             }
             entries.push(entry);
@@ -57,6 +66,7 @@ async fn list_one(
     source: &HttpSource,
     request: &Request,
     directory: &Url,
+    level: usize,
 ) -> Result<Vec<Entry>, SourceError> {
     let mut request = request.clone();
     request.url = directory.clone();
@@ -93,7 +103,26 @@ async fn list_one(
     if is_json {
         return entries_of_json(&page, directory).map_err(refused);
     }
-    Ok(entries_of_html(&String::from_utf8_lossy(&page), directory))
+    let page = String::from_utf8_lossy(&page);
+    let entries = entries_of_html(&page, directory);
+    // What a listing names is believed to be a directory.
+    if entries.is_empty() && level == 1 && !shows_empty_directory(&page) {
+        return Err(refused(
+            "the page there links to nothing in it and does not look like a listing".to_owned(),
+        ));
+    }
+    Ok(entries)
+}
+
+/// Whether a page without a link to anything in the directory is a listing all the same: servers say so in its title or link to the directory
+/// above; Go's writes nothing but an empty block.
+fn shows_empty_directory(page: &str) -> bool {
+    let mut rest = page;
+    let mut links = std::iter::from_fn(|| next_link(&mut rest));
+    let has_title = ["index of", "directory listing", "<pre>\n</pre>"]
+        .iter()
+        .any(|words| find_ignoring_case(page, words).is_some());
+    has_title || links.any(|link| matches!(link.href, ".." | "../"))
 }
 
 #[derive(Deserialize)]
@@ -281,6 +310,21 @@ mod tests {
              <a href=\"a%2Fb\">e</a><a href=\".\">.</a><a name=x>n</a><abbr>a</abbr><a href=ok>ok</a><a href=\"#top\">t</a>",
             &[("http://h/data/ok", None, false)],
         );
+    }
+
+    #[test]
+    fn an_empty_directory_is_not_any_page() {
+        for page in [
+            "<html><head><title>Index of /d/</title></head><body><a href=\"../\">../</a></body>",
+            "<title>Directory listing for /d/</title><ul>\n</ul>",
+            "<pre>\n</pre>\n",
+            "<a href=../>up</a>",
+        ] {
+            assert!(shows_empty_directory(page), "{page}");
+        }
+        assert!(!shows_empty_directory(
+            "<title>Welcome</title><a href=/>home</a>"
+        ));
     }
 
     #[test]

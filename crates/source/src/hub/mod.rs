@@ -16,6 +16,7 @@ use url::Url;
 
 use crate::dialect::Dialect;
 use crate::http::HttpSource;
+use crate::request::LEVELS;
 use crate::{
     Changed, Content, Entry, Facts, Get, ListLimits, Redacted, Request, Source, SourceError,
     Version,
@@ -251,7 +252,7 @@ impl Source for HubSource {
                 return Err(SourceError::ListTooLarge {
                     url: Redacted::url(&request.url),
                     limit: limits.depth,
-                    what: "levels of folders",
+                    what: LEVELS,
                 });
             }
             let url = file

@@ -22,6 +22,7 @@ use url::Url;
 
 use crate::dialect::{Dialect, Verification};
 use crate::http::{EncodedContent, HttpSource};
+use crate::request::LEVELS;
 use crate::{
     Content, Entry, Facts, Get, ListLimits, ObjectStorage, Redacted, Request, Source, SourceError,
 };
@@ -174,16 +175,13 @@ impl Source for ObjectSource {
                     // What the service was not asked for is not believed.
                     continue;
                 };
-                let is_dir = name.ends_with(b"/");
-                if name.is_empty() {
-                    continue;
-                }
+                let is_dir = name.is_empty() || name.ends_with(b"/");
                 if entries.len() >= limits.entries {
                     return Err(too_large(limits.entries, "entries"));
                 }
                 let levels = name.split(|byte| *byte == b'/').count() - usize::from(is_dir);
                 if levels > limits.depth {
-                    return Err(too_large(limits.depth, "levels of folders"));
+                    return Err(too_large(limits.depth, LEVELS));
                 }
                 entries.push(Entry {
                     url: opened.bucket.entry(&object.key, &request.url)?,

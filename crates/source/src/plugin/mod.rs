@@ -25,6 +25,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::content::BodyLimits;
+use crate::request::LEVELS;
 use crate::{
     Body, Content, Entry, Facts, Get, ListLimits, RangeSupport, Redacted, Request, Source,
     SourceError, StallPhase, Version, Want,
@@ -324,7 +325,8 @@ impl PluginSource {
             .begin(
                 request,
                 Operation::List {
-                    depth: limits.depth,
+                    // What is too deep must be seen to be refused.
+                    depth: limits.depth + 1,
                 },
             )
             .await?;
@@ -340,9 +342,17 @@ impl PluginSource {
                                 what: "entries",
                             });
                         }
-                        entries.push(entry.into_entry().map_err(|reason| {
+                        let entry = entry.into_entry().map_err(|reason| {
                             self.failed(request, ProcessError::Senseless(reason))
-                        })?);
+                        })?;
+                        if level(&entry.url).saturating_sub(level(&request.url)) > limits.depth {
+                            return Err(SourceError::ListTooLarge {
+                                url: Redacted::url(&request.url),
+                                limit: limits.depth,
+                                what: LEVELS,
+                            });
+                        }
+                        entries.push(entry);
                     }
                 }
                 Reply::End => {
@@ -534,4 +544,10 @@ impl Source for PluginSource {
     async fn list(&self, request: &Request, limits: ListLimits) -> Result<Vec<Entry>, SourceError> {
         self.within(request, self.entries(request, limits)).await
     }
+}
+
+/// How many names the path of a URL has.
+fn level(url: &url::Url) -> usize {
+    let path = url.path().trim_matches('/');
+    path.split('/').filter(|_| !path.is_empty()).count()
 }

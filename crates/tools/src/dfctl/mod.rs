@@ -28,7 +28,7 @@ Exit codes:
   3    no daemon answers on the socket
   5    an output cannot be written
   7    not done in time
-  130  interrupted by Ctrl-C (143: by SIGTERM)";
+  130  interrupted by Ctrl-C (143: by SIGTERM, 129: by the end of its terminal)";
 
 /// Looks after the Dragonfly daemon of this host.
 #[derive(Debug, Clone, Parser)]
@@ -103,8 +103,9 @@ fn named(command: clap::Command, prefix: &str) -> clap::Command {
 
 /// Parses `arguments` (the first is the program's name), does it, and tells the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let words: Vec<OsString> = arguments.into_iter().collect();
     let parsed = command()
-        .try_get_matches_from(arguments)
+        .try_get_matches_from(&words)
         .and_then(|matches| Arguments::from_arg_matches(&matches));
     match parsed {
         Ok(arguments) => program::run(
@@ -113,7 +114,13 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             Streams::Result,
             arguments.command.run(),
         ),
-        Err(error) => program::usage(&error),
+        Err(error) => {
+            let is_json = program::has_json_output(&words)
+                || program::has(&words, &["-o", "json"])
+                || program::has(&words, &["-ojson"])
+                || std::env::var_os("DFCTL_OUTPUT").is_some_and(|value| value == "json");
+            program::usage(&error, Format::json_if(is_json), Streams::Result)
+        }
     }
 }
 

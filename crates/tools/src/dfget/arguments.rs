@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use clap::{Parser, ValueEnum};
-use protocol::Digest;
+use protocol::{ByteRange, Digest, RangeError};
 use url::Url;
 
 use crate::connection::DaemonArguments;
+use crate::failure::Failure;
 use crate::logging::LogArguments;
 use crate::origin::OriginArguments;
 
@@ -22,14 +23,14 @@ Exit codes:
   5    the output cannot be written
   6    the digest does not match
   7    not done within --timeout
-  130  interrupted by Ctrl-C (143: by SIGTERM)";
+  130  interrupted by Ctrl-C (143: by SIGTERM, 129: by the end of its terminal)";
 
 /// Downloads files through the Dragonfly daemon of this host.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "dfget", version, about, after_help = EXIT_CODES, max_term_width = 100)]
 pub struct Arguments {
     /// Address of the file, or of a directory if it ends with "/"; several may be given.
-    #[arg(required = true, value_name = "URL")]
+    #[arg(required = true, value_name = "URL", value_parser = url)]
     pub urls: Vec<Url>,
 
     /// Where to put it; "-" writes it to standard output. For a directory or several files a folder, which is made if there is none.
@@ -57,10 +58,10 @@ pub struct Arguments {
     pub content_for_calculating_task_id: Option<String>,
 
     /// Longest time for the whole download.
-    #[arg(long, env = "DFGET_TIMEOUT", default_value = "2h", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "DFGET_TIMEOUT", default_value = "2h", value_parser = timeout)]
     pub timeout: Duration,
 
-    /// Expected digest: sha256:HEX, sha512:HEX or crc32:DECIMAL.
+    /// Expected digest of what is written: sha256:HEX, sha512:HEX or crc32:DECIMAL.
     #[arg(long)]
     pub digest: Option<Digest>,
 
@@ -88,7 +89,7 @@ pub struct Arguments {
     #[arg(long = "filtered-query-param", value_name = "NAME")]
     pub filtered_query_params: Vec<String>,
 
-    /// Of a directory only what this takes: a path below it, or a pattern with *, ?, [a-z], {a,b} and ** across directories;
+    /// Of a directory only what this takes: a path below it, or a pattern with *, ?, [a-z], {a,b}, and **/ for any directories;
     /// a directory is taken with all in it. May be given several times.
     #[arg(short = 'I', long, value_name = "PATTERN")]
     pub include_files: Vec<String>,
@@ -152,11 +153,57 @@ impl Arguments {
     pub(super) fn wants_folder(&self) -> bool {
         self.recursive || self.urls.len() > 1 || self.urls.iter().any(is_directory)
     }
+
+    /// Whether a part of the file is wanted.
+    pub(super) fn wants_range(&self) -> bool {
+        self.ranges().next().is_some()
+    }
+
+    /// Refuses ranges that mean nothing, and several, which would not be one file.
+    pub(super) fn check_range(&self) -> Result<(), Failure> {
+        for range in self.ranges() {
+            let refused = |why: String| Failure::Usage {
+                reason: format!("range {range:?}: {why}"),
+            };
+            if range.contains(',') {
+                return Err(refused("these are several: ask for one".to_owned()));
+            }
+            if let Err(error @ (RangeError::Unit | RangeError::Syntax)) =
+                ByteRange::parse_header(range, u64::MAX)
+            {
+                return Err(refused(error.to_string()));
+            }
+        }
+        Ok(())
+    }
+
+    fn ranges(&self) -> impl Iterator<Item = &str> {
+        let headers = self.headers.iter();
+        let ranges = headers.filter(|(name, _)| name.eq_ignore_ascii_case("range"));
+        ranges.map(|(_, value)| value.as_str())
+    }
 }
 
 /// Whether a URL names a directory, as in Dragonfly v2.
 pub(super) fn is_directory(url: &Url) -> bool {
     url.path().ends_with('/') || url.path().is_empty()
+}
+
+/// Schemes whose paths are keys: every part of them means itself.
+const OBJECT_STORAGES: [&str; 6] = ["s3", "gs", "abs", "oss", "obs", "cos"];
+
+/// A URL; parsing would silently make another key of one with `.` or `..` in it.
+fn url(text: &str) -> Result<Url, String> {
+    let url: Url = text.parse().map_err(|error| format!("{error}"))?;
+    let path = text.split(['?', '#']).next().unwrap_or_default();
+    let is_dots = |name: &str| {
+        let name = name.to_ascii_lowercase().replace("%2e", ".");
+        name == "." || name == ".."
+    };
+    if OBJECT_STORAGES.contains(&url.scheme()) && path.split('/').any(is_dots) {
+        return Err("a key with . or .. between slashes cannot be asked for over HTTP".to_owned());
+    }
+    Ok(url)
 }
 
 /// The least piece length of Dragonfly v2.
@@ -170,6 +217,19 @@ pub(crate) fn piece_length(text: &str) -> Result<ByteSize, String> {
         return Err("a piece has at least 4MiB".to_owned());
     }
     Ok(length)
+}
+
+/// The longest time that clocks and gRPC can both express is a little more.
+const TIMEOUT_YEARS_MAX: u64 = 1000;
+
+pub(crate) fn timeout(text: &str) -> Result<Duration, String> {
+    let timeout = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if timeout > Duration::from_secs(TIMEOUT_YEARS_MAX * 365 * 86_400) {
+        return Err(format!(
+            "at most {TIMEOUT_YEARS_MAX} years can be waited for"
+        ));
+    }
+    Ok(timeout)
 }
 
 pub(crate) fn header(text: &str) -> Result<(String, String), String> {
@@ -218,6 +278,28 @@ mod tests {
     }
 
     #[test]
+    fn a_range_is_one_and_well_formed() {
+        let checked = |range: &str| {
+            let header = format!("range: {range}");
+            let line = ["dfget", "http://h/f", "-O", "f", "-H", &header];
+            Arguments::try_parse_from(line).unwrap().check_range()
+        };
+        for range in ["bytes=0-1", "bytes=5-", "bytes=-99999999"] {
+            assert_eq!(checked(range), Ok(()), "{range}");
+        }
+        for (range, told) in [
+            ("bytes=0-1,3-4", "several"),
+            ("bytes=9-0", "malformed"),
+            ("bytes=a", "malformed"),
+            ("lines=0-1", "unit"),
+        ] {
+            let refused = checked(range).unwrap_err();
+            assert!(refused.to_string().contains(told), "{refused}");
+            assert_eq!(refused.exit_code(), 2);
+        }
+    }
+
+    #[test]
     fn several_urls_or_a_directory_make_a_folder() {
         for (line, folder) in [
             ("dfget http://h/f -O f", false),
@@ -254,6 +336,13 @@ mod tests {
             ("dfget http://h/f -O f --piece-length 1MiB", "at least 4MiB"),
             ("dfget http://h/f -O f --piece-length lots", "such as 8MiB"),
             ("dfget http://h/f -O f -p 7", "0..=6"),
+            (
+                "dfget http://h/f -O f --timeout 500000y",
+                "at most 1000 years",
+            ),
+            ("dfget s3://b/a/../f -O f", ". or .. between slashes"),
+            ("dfget s3://b/a/%2E%2e/f -O f", ". or .. between slashes"),
+            ("dfget http://h/f -O f --timeout soon", "expected number"),
             ("dfget http://h/f -O f -H nonsense", "Name: value"),
             ("dfget http://h/f -O f --digest sha256:12", "64 hex digits"),
             (

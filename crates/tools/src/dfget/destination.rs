@@ -10,14 +10,15 @@ use crate::failure::Failure;
 /// Where the bytes go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Destination {
-    /// The daemon links or copies its file to `path`, where nothing is yet.
+    /// The daemon links or copies its file to `path`, where nothing is yet, in one step and when it is whole. What is there after a failure
+    /// is therefore somebody else's.
     Daemon {
         /// The output.
         path: PathBuf,
     },
-    /// The daemon links or copies its file to `staged`, which then takes the place of `path`. Never into the existing file itself:
+    /// The daemon links or copies its file to `staged`, which takes the name `path` when it has been checked. Never into an existing file itself:
     /// that may be a hard link to the daemon's copy of another task.
-    Replace {
+    Staged {
         /// A new name beside the output.
         staged: PathBuf,
         /// The output.
@@ -50,6 +51,34 @@ pub(super) struct Leftover {
 }
 
 impl Destination {
+    /// Decides for a file of a folder. A symbolic link in its place is replaced by the file, never followed: it may lead out of the folder.
+    pub(super) fn in_folder(arguments: &Arguments, path: &Path) -> Result<Self, Failure> {
+        let is_link = path
+            .symlink_metadata()
+            .is_ok_and(|there| there.is_symlink());
+        if is_link {
+            let staged = staged_beside(path);
+            let path = path.to_owned();
+            return match (arguments.overwrite, arguments.transfer_from_dfdaemon) {
+                (false, _) => Err(Failure::Output {
+                    path,
+                    reason:
+                        "a symbolic link is in its place: remove it, or replace it with --overwrite"
+                            .to_owned(),
+                }),
+                (true, true) => Ok(Self::Own { staged, path }),
+                (true, false) => Ok(Self::Staged { staged, path }),
+            };
+        }
+        match Self::plan(arguments, path)? {
+            Self::Stream(_) => Err(Failure::Output {
+                path: path.to_owned(),
+                reason: "something that is no file is in its place: remove it".to_owned(),
+            }),
+            destination => Ok(destination),
+        }
+    }
+
     /// Decides by the options and by what is at the output now.
     pub(super) fn plan(arguments: &Arguments, output: &Path) -> Result<Self, Failure> {
         if output == Path::new("-") {
@@ -73,21 +102,27 @@ impl Destination {
                 let staged = staged_beside(&path);
                 Ok(match arguments.transfer_from_dfdaemon {
                     true => Self::Own { staged, path },
-                    false => Self::Replace { staged, path },
+                    false => Self::Staged { staged, path },
                 })
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if path.symlink_metadata().is_ok() {
                     return Err(failure("it is a symbolic link to nowhere: remove it first"));
                 }
+                if path.as_os_str().as_encoded_bytes().ends_with(b"/") {
+                    return Err(failure(
+                        "it names a directory, which does not exist: leave out the / or add a file name",
+                    ));
+                }
                 if !path.parent().is_some_and(Path::is_dir) {
                     return Err(failure("its directory does not exist: make it first"));
                 }
+                let staged = staged_beside(&path);
+                // A digest is that of the bytes that are written; daemons, as in v2, compare it with whole contents only.
+                let is_unchecked = arguments.digest.is_some() && arguments.wants_range();
                 Ok(match arguments.transfer_from_dfdaemon {
-                    true => Self::Own {
-                        staged: staged_beside(&path),
-                        path,
-                    },
+                    true => Self::Own { staged, path },
+                    false if is_unchecked => Self::Staged { staged, path },
                     false => Self::Daemon { path },
                 })
             }
@@ -98,7 +133,7 @@ impl Destination {
     /// The same output, written by this process instead of by the daemon.
     pub(super) fn without_daemon(&self) -> Option<Self> {
         match self {
-            Self::Daemon { path } | Self::Replace { path, .. } => Some(Self::Own {
+            Self::Daemon { path } | Self::Staged { path, .. } => Some(Self::Own {
                 staged: staged_beside(path),
                 path: path.clone(),
             }),
@@ -115,26 +150,24 @@ impl Destination {
     pub(super) fn daemon_path(&self) -> Option<&Path> {
         match self {
             Self::Daemon { path } => Some(path),
-            Self::Replace { staged, .. } => Some(staged),
+            Self::Staged { staged, .. } => Some(staged),
             Self::Own { .. } | Self::Stream(_) => None,
         }
     }
 
-    /// What a failed download would leave behind. Nothing else is ever removed, in particular no output that was there before.
+    /// What a failed download would leave behind. Nothing else is ever removed, in particular nothing at the output itself.
     pub(super) fn leftover(&self) -> Option<Leftover> {
-        let path = match self {
-            Self::Daemon { path } => path,
-            Self::Replace { staged, .. } | Self::Own { staged, .. } => staged,
-            Self::Stream(_) => return None,
-        };
-        Some(Leftover {
-            path: Some(path.clone()),
-        })
+        match self {
+            Self::Staged { staged, .. } | Self::Own { staged, .. } => Some(Leftover {
+                path: Some(staged.clone()),
+            }),
+            Self::Daemon { .. } | Self::Stream(_) => None,
+        }
     }
 
     /// Gives the whole file its name.
     pub(super) fn publish(&self, overwrite: bool) -> Result<(), Failure> {
-        let (Self::Replace { staged, path } | Self::Own { staged, path }) = self else {
+        let (Self::Staged { staged, path } | Self::Own { staged, path }) = self else {
             return Ok(());
         };
         let renamed = match overwrite {
@@ -150,7 +183,7 @@ impl Destination {
     /// How to call it in messages.
     pub(super) fn shown(&self) -> String {
         match self {
-            Self::Daemon { path } | Self::Replace { path, .. } | Self::Own { path, .. } => {
+            Self::Daemon { path } | Self::Staged { path, .. } | Self::Own { path, .. } => {
                 path.display().to_string()
             }
             Self::Stream(Stream::Special(path)) => path.display().to_string(),
@@ -186,12 +219,10 @@ impl Drop for Leftover {
     }
 }
 
-/// A hidden name in the same directory, so that a rename suffices in the end.
+/// A hidden name in the same directory, so that a rename suffices in the end. It is random, as a process id is not of one process only where
+/// containers share a directory, and short, so that it is possible beside every name.
 fn staged_beside(path: &Path) -> PathBuf {
-    let mut name = std::ffi::OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".dfget-{}", std::process::id()));
-    path.with_file_name(name)
+    path.with_file_name(format!(".dfget-{:016x}", fastrand::u64(..)))
 }
 
 /// A rename that never replaces anything, where the file system knows how; else a check just before.
@@ -236,7 +267,7 @@ mod tests {
         std::fs::write(&path, "old").unwrap();
         let refused = plan(&path, &[]).unwrap_err();
         assert!(refused.to_string().contains("--overwrite"), "{refused}");
-        let Destination::Replace {
+        let Destination::Staged {
             staged,
             path: replaced,
         } = plan(&path, &["--overwrite"]).unwrap()
@@ -251,7 +282,7 @@ mod tests {
         let link = folder.path().join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
         assert!(
-            matches!(plan(&link, &["--overwrite"]).unwrap(), Destination::Replace { path: target, .. } if target == path)
+            matches!(plan(&link, &["--overwrite"]).unwrap(), Destination::Staged { path: target, .. } if target == path)
         );
         std::fs::remove_file(&path).unwrap();
         assert!(
@@ -279,6 +310,12 @@ mod tests {
                 .to_string()
                 .contains("directory")
         );
+        let folder = tempfile::tempdir().unwrap();
+        let refused = plan(&folder.path().join("new/"), &[]).unwrap_err();
+        assert!(
+            refused.to_string().contains("names a directory"),
+            "{refused}"
+        );
         assert!(
             plan(Path::new("/nowhere/at/all"), &[])
                 .unwrap_err()
@@ -293,13 +330,29 @@ mod tests {
         let path = folder.path().join("f");
         std::fs::write(&path, "old").unwrap();
         let destination = plan(&path, &["--overwrite"]).unwrap();
-        let Destination::Replace { staged, .. } = &destination else {
+        let Destination::Staged { staged, .. } = &destination else {
             panic!()
         };
         std::fs::write(staged, "new, half").unwrap();
         drop(destination.leftover());
         assert!(!staged.exists());
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
+
+        let other = folder.path().join("g");
+        let destination = plan(&other, &[]).unwrap();
+        std::fs::write(&other, "theirs").unwrap();
+        drop(destination.leftover());
+        assert_eq!(std::fs::read(&other).unwrap(), b"theirs");
+    }
+
+    #[test]
+    fn staged_names_are_short_and_of_one_download() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x".repeat(255));
+        let (one, other) = (staged_beside(&path), staged_beside(&path));
+        assert_ne!(one, other);
+        assert_eq!(one.parent(), path.parent());
+        std::fs::write(one, "").unwrap();
     }
 
     #[test]
@@ -308,7 +361,7 @@ mod tests {
         let path = folder.path().join("f");
         std::fs::write(&path, "same").unwrap();
         let destination = plan(&path, &["--overwrite"]).unwrap();
-        let Destination::Replace { staged, .. } = &destination else {
+        let Destination::Staged { staged, .. } = &destination else {
             panic!()
         };
         std::fs::hard_link(&path, staged).unwrap();

@@ -73,11 +73,11 @@ impl File<'_> {
             let length = length.into();
             request.metadata_mut().insert(api::EXPECTED_LENGTH, length);
         }
-        let mut leftover = destination.leftover();
         let sink = Sink::new(
             destination,
             arguments.digest.as_ref().map(Digest::algorithm),
         )?;
+        let mut leftover = destination.leftover();
         let received = receive::receive(
             channel,
             request,
@@ -87,21 +87,12 @@ impl File<'_> {
             progress,
             &arguments.logs,
         );
-        let mut received = match received.await {
-            Ok(received) => received,
-            Err(failure) => {
-                // What is there is somebody else's.
-                if failure.is_in_the_way() {
-                    leftover.iter_mut().for_each(Leftover::keep);
-                }
-                return Err(failure);
-            }
-        };
+        let mut received = received.await?;
         progress.end();
         match destination {
             Destination::Stream(_) => {}
             Destination::Daemon { path } => check_length(path, received.length)?,
-            Destination::Replace { staged, .. } | Destination::Own { staged, .. } => {
+            Destination::Staged { staged, .. } | Destination::Own { staged, .. } => {
                 check_length(staged, received.length)?;
             }
         }
@@ -129,7 +120,8 @@ fn check_length(path: &Path, expected: u64) -> Result<(), Failure> {
     }
 }
 
-/// Checks the digest where the daemon did not: a v2 daemon verifies neither what it hands over the socket nor what it copied over an existing file.
+/// Checks the digest where the daemon did not: a v2 daemon verifies neither what it hands over the socket nor what it copied over an existing
+/// file, and no daemon a range.
 fn verify(
     received: &mut Received,
     destination: &Destination,
@@ -141,7 +133,7 @@ fn verify(
             Some(digest) => digest,
             None => return Ok(()),
         },
-        Destination::Replace { staged, .. } | Destination::Own { staged, .. } => {
+        Destination::Staged { staged, .. } | Destination::Own { staged, .. } => {
             digest_of(staged, expected).map_err(|error| Failure::output(staged, &error))?
         }
     };

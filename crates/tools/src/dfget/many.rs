@@ -1,7 +1,6 @@
 //! Many files into one folder, several at a time over one connection.
 
 use std::cell::Cell;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use futures::stream::{self, StreamExt};
@@ -42,12 +41,13 @@ pub(super) async fn run(arguments: &Arguments, deadline: Instant) -> Result<Told
         }
     };
     drop(board);
-    let summary = FolderSummary::new(
+    let mut summary = FolderSummary::new(
         folder.display().to_string(),
         plan.directories.len(),
         outcomes,
         begin.elapsed(),
     );
+    summary.note = Some(plan.notes.join("; ")).filter(|note| !note.is_empty());
     let exit_code = u8::from(!summary.is_whole());
     Ok(Told::with_exit_code(&summary, exit_code))
 }
@@ -98,7 +98,7 @@ async fn one(
     file: File<'_>,
     progress: &Progress<'_>,
 ) -> Result<Summary, Failure> {
-    let destination = destination_of(arguments, file.output)?;
+    let destination = Destination::in_folder(arguments, file.output)?;
     let mut pauses = BUSY_PAUSES.into_iter();
     let mut pause = Duration::ZERO;
     loop {
@@ -112,16 +112,5 @@ async fn one(
             }
             outcome => return outcome,
         }
-    }
-}
-
-/// Where a file of many goes: nothing but a file may be there, whatever the listing says.
-fn destination_of(arguments: &Arguments, output: &Path) -> Result<Destination, Failure> {
-    match Destination::plan(arguments, output)? {
-        Destination::Stream(_) => Err(Failure::Output {
-            path: output.to_owned(),
-            reason: "something that is no file is in its place: remove it".to_owned(),
-        }),
-        destination => Ok(destination),
     }
 }

@@ -33,7 +33,7 @@ use file::File;
 use progress::Progress;
 
 pub use arguments::Arguments;
-pub(crate) use arguments::{header, piece_length};
+pub(crate) use arguments::{header, piece_length, timeout};
 pub use report::{FileOutcome, FolderSummary, Summary};
 
 /// The whole command line.
@@ -43,20 +43,35 @@ pub fn command() -> clap::Command {
 
 /// Parses `arguments` (the first is the program's name), downloads, and tells the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments = match Arguments::try_parse_from(arguments) {
+    let words: Vec<OsString> = arguments.into_iter().collect();
+    let arguments = match Arguments::try_parse_from(&words) {
         Ok(arguments) => arguments,
-        Err(error) => return program::usage(&error),
+        Err(error) => {
+            let to_stdout = [
+                &["-O", "-"][..],
+                &["--output", "-"],
+                &["-O-"],
+                &["--output=-"],
+            ]
+            .iter()
+            .any(|output| program::has(&words, output));
+            let is_json = program::has(&words, &["--json"])
+                || std::env::var_os("DFGET_JSON")
+                    .is_some_and(|value| value == "true" || value == "1");
+            let format = Format::json_if(is_json);
+            return program::usage(&error, format, streams_of(to_stdout));
+        }
     };
-    let format = if arguments.json {
-        Format::Json
-    } else {
-        Format::Text
-    };
-    let streams = match arguments.output == Path::new("-") {
+    let format = Format::json_if(arguments.json);
+    let streams = streams_of(arguments.output == Path::new("-"));
+    program::run("dfget", format, streams, run(&arguments))
+}
+
+fn streams_of(content_to_stdout: bool) -> Streams {
+    match content_to_stdout {
         true => Streams::ContentOnStdout,
         false => Streams::Beside,
-    };
-    program::run("dfget", format, streams, run(&arguments))
+    }
 }
 
 /// Downloads as `arguments` say. Dropping the future cancels the download and removes what it had begun to write.
@@ -65,6 +80,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 ///
 /// [`Failure`], with an exit code for each kind. That some files of many failed is no failure, but told in the outcome.
 pub async fn run(arguments: &Arguments) -> Result<Told, Failure> {
+    arguments.check_range()?;
     let deadline = Instant::now() + arguments.timeout;
     if arguments.wants_folder() {
         return many::run(arguments, deadline).await;

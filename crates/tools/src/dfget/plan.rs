@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use protocol::EntryPath;
+use runtime::secret::redact_url;
 use tonic::transport::Channel;
 use url::Url;
 
@@ -19,6 +20,8 @@ pub(super) struct Plan {
     /// The outer ones first.
     pub(super) directories: Vec<PathBuf>,
     pub(super) files: Vec<PlannedFile>,
+    /// What the user should know although it is no failure.
+    pub(super) notes: Vec<String>,
 }
 
 /// One file of a plan.
@@ -78,13 +81,16 @@ pub(super) async fn plan(
             }
         };
         let listed = listing::list(arguments, channel, &directory, deadline).await?;
+        plan.notes.extend(listed.note);
         let made = listed.plan.directories.iter();
         plan.directories.extend(made.map(|path| below.join(path)));
         for (path, url) in &listed.plan.files {
             let length = listed.lengths.get(url.as_str()).copied();
             let url = url.parse().map_err(|error| Failure::Refused {
                 reason: format!(
-                    "the listing of {directory} names {url:?}, which is no URL: {error}"
+                    "the listing of {} names {:?}, which is no URL: {error}",
+                    redact_url(directory.as_str()),
+                    redact_url(url)
                 ),
             })?;
             plan.add(url, &below, path, length);
@@ -109,8 +115,9 @@ impl Plan {
             if let Some(other) = seen.insert(&file.output, &file.url) {
                 return Err(Failure::Usage {
                     reason: format!(
-                        "{other} and {} would both become {}: download one of them alone",
-                        file.url,
+                        "{} and {} would both become {}: download one of them alone",
+                        redact_url(other.as_str()),
+                        redact_url(file.url.as_str()),
                         file.output.display()
                     ),
                 });
@@ -177,7 +184,8 @@ fn own_name(url: &Url) -> Result<EntryPath, Failure> {
     above.set_query(None);
     EntryPath::of(above.as_str(), url.as_str()).map_err(|error| Failure::Usage {
         reason: format!(
-            "{url} gives no name for a file among several ({error}): download it alone"
+            "{} gives no name for a file among several ({error}): download it alone",
+            redact_url(url.as_str())
         ),
     })
 }
@@ -206,6 +214,25 @@ mod tests {
     }
 
     #[test]
+    fn urls_that_clash_are_told_without_their_secrets() {
+        let mut plan = Plan::default();
+        for url in [
+            "http://me:word@h/x/f?token=secret",
+            "http://h/y/f?sig=secret",
+        ] {
+            let url: Url = url.parse().unwrap();
+            let name = own_name(&url).unwrap();
+            plan.add(url, Path::new("/out"), &name, None);
+        }
+        let told = plan.without_doubles().unwrap_err().to_string();
+        assert!(told.contains("would both become /out/f"), "{told}");
+        assert!(!told.contains("word") && !told.contains("secret"), "{told}");
+        let told = own_name(&"http://me:word@h/?token=secret".parse().unwrap());
+        let told = told.unwrap_err().to_string();
+        assert!(!told.contains("word") && !told.contains("secret"), "{told}");
+    }
+
+    #[test]
     fn a_directory_ends_with_a_slash() {
         let with = |url: &str| directory(&url.parse().unwrap()).to_string();
         assert_eq!(with("http://h/d?x=y"), "http://h/d/?x=y");
@@ -218,7 +245,7 @@ mod tests {
         let root = folder.path().join("out");
         let plan = |names: &[&str]| Plan {
             directories: names.iter().map(|name| root.join(name)).collect(),
-            files: Vec::new(),
+            ..Plan::default()
         };
         plan(&["a", "a/b"]).make_directories(&root).unwrap();
         plan(&["a", "a/b"]).make_directories(&root).unwrap();

@@ -79,7 +79,7 @@ impl Bar {
             let bar =
                 ProgressBar::with_draw_target(Some(content_length), ProgressDrawTarget::stderr());
             let template =
-                "{msg:.bold}\n{elapsed} [{bar:60}] {percent:>3} % {bytes_per_sec} ETA {eta}";
+                "{wide_msg:.bold}\n{elapsed} [{wide_bar}] {percent:>3} % {bytes_per_sec} ETA {eta}";
             if let Ok(style) = ProgressStyle::with_template(template) {
                 bar.set_style(style.progress_chars("=>-"));
             }

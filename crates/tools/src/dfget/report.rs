@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use runtime::secret::redact_url;
 use serde::Serialize;
 
 use super::destination::Destination;
@@ -35,7 +36,7 @@ pub struct Summary {
 /// What became of one file of many.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FileOutcome {
-    /// Its address.
+    /// Its address, without credentials.
     pub url: String,
     /// Where it is, or should be.
     pub output: String,
@@ -63,7 +64,7 @@ pub struct FileOutcome {
 impl FileOutcome {
     pub(super) fn new(file: &PlannedFile, outcome: Result<Summary, Failure>) -> Self {
         let begun = Self {
-            url: file.url.to_string(),
+            url: redact_url(file.url.as_str()).into_owned(),
             output: file.output.display().to_string(),
             ok: outcome.is_ok(),
             task_id: None,
@@ -123,6 +124,9 @@ pub struct FolderSummary {
     pub seconds: f64,
     /// Where the bytes came from.
     pub bytes_from: BytesFrom,
+    /// What should be known although it is no failure, such as that a directory is empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
     /// Every file, in the order of their paths.
     pub files: Vec<FileOutcome>,
 }
@@ -146,6 +150,7 @@ impl FolderSummary {
             bytes: files.iter().filter_map(|file| file.bytes).sum(),
             seconds: elapsed.as_secs_f64(),
             bytes_from: bytes_from.fold(BytesFrom::default(), BytesFrom::plus),
+            note: None,
             files,
         }
     }
@@ -173,6 +178,9 @@ impl Report for FolderSummary {
                 )
             })
             .collect();
+        if let Some(note) = &self.note {
+            lines.push(format!("dfget: {}", table::harmless(note)));
+        }
         let mut total = format!("{}: {} files, ", self.output, self.succeeded);
         total.push_str(&amount(self.bytes, self.seconds, self.bytes_from));
         if !self.is_whole() {
@@ -311,6 +319,12 @@ mod tests {
             length: None,
         };
         FileOutcome::new(&file, outcome)
+    }
+
+    #[test]
+    fn addresses_are_told_without_their_secrets() {
+        let outcome = outcome("a?token=secret", Ok(summary()));
+        assert_eq!(outcome.url, "http://h/a?token=<redacted>");
     }
 
     #[test]

@@ -56,7 +56,8 @@ pub(super) fn download(
         force_hard_link: arguments.force_hard_link && !destination.wants_content(),
         content_for_calculating_task_id: arguments.content_for_calculating_task_id.clone(),
         remote_ip: own_address(),
-        overwrite: arguments.overwrite,
+        // A staged name is new: what is there would be somebody else's.
+        overwrite: arguments.overwrite && matches!(destination, Destination::Daemon { .. }),
         scheduling_policy: match arguments.scheduling_policy {
             SchedulingPolicy::Auto => dragonfly_api::common::v2::SchedulingPolicy::Auto.into(),
             SchedulingPolicy::Always => dragonfly_api::common::v2::SchedulingPolicy::Always.into(),

@@ -32,7 +32,7 @@ impl Sink {
         algorithm: Option<DigestAlgorithm>,
     ) -> Result<Self, Failure> {
         match destination {
-            Destination::Daemon { .. } | Destination::Replace { .. } => Ok(Self::None),
+            Destination::Daemon { .. } | Destination::Staged { .. } => Ok(Self::None),
             Destination::Own { staged, .. } => {
                 let mut options = OpenOptions::new();
                 let file = options

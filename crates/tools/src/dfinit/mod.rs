@@ -38,7 +38,7 @@ use url::Url;
 
 use crate::failure::Failure;
 use crate::logging::LogLevel;
-use crate::program::{self, Streams, Told};
+use crate::program::{self, Format, Streams, Told};
 
 pub use arguments::{Action, Arguments};
 pub use standing::{Standing, standings};
@@ -56,15 +56,19 @@ const METRICS_PORT: u16 = 4002;
 
 /// Parses `arguments` (the first is the program's name), sets up or undoes, and tells the exit code.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let words: Vec<OsString> = arguments.into_iter().collect();
     let parsed = command()
-        .try_get_matches_from(arguments)
+        .try_get_matches_from(&words)
         .and_then(|matches| Arguments::from_arg_matches(&matches));
     match parsed {
         Ok(arguments) => {
             let format = arguments.output;
             program::run("dfinit", format, Streams::Result, run(arguments))
         }
-        Err(usage) => program::usage(&usage),
+        Err(error) => {
+            let format = Format::json_if(program::has_json_output(&words));
+            program::usage(&error, format, Streams::Result)
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use dragonfly_api::common::v2::{Download, Piece, TrafficType};
 use dragonfly_api::dfdaemon::v2::download_task_response::Response as Answer;
@@ -140,22 +141,33 @@ fn answers(download: &Download) -> Result<Answers, Status> {
         started.range = Some(dragonfly_api::common::v2::Range { start, length });
         content = content[RANGE].to_vec();
     }
-    if let Some(path) = &download.output_path
-        && part != "elsewhere"
-    {
-        write_output(Path::new(path), &content, download.overwrite)?;
-    }
+    let output = download.output_path.clone();
+    let output = output.filter(|_| !["elsewhere", "short"].contains(&part.as_str()));
+    let overwrite = download.overwrite;
+    // The end of the stream: nothing, or why there is no output.
+    let placed = stream::once(async move {
+        output.and_then(|path| write_output(Path::new(&path), &content, overwrite).err())
+    });
+    let placed = placed.filter_map(|refused| ready(refused.map(Err)));
     let finished = pieces.into_iter().map(|piece| {
         response(Answer::DownloadPieceFinishedResponse(
             DownloadPieceFinishedResponse { piece: Some(piece) },
         ))
     });
-    let all = stream::iter(std::iter::once(started).chain(finished).map(Ok));
+    let finished = finished.collect::<Vec<_>>();
+    let all = stream::iter(std::iter::once(started).chain(finished).map(Ok)).chain(placed);
     Ok(match part.as_str() {
         "hang" => all.take(2).chain(stream::pending()).boxed(),
         "breaks" => all
             .take(2)
             .chain(stream::iter([Err(Status::internal("disk is gone"))]))
+            .boxed(),
+        // Time for others to put something at the output.
+        "slow" => all
+            .then(|answer| async {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                answer
+            })
             .boxed(),
         _ => all.boxed(),
     })
@@ -163,9 +175,8 @@ fn answers(download: &Download) -> Result<Answers, Status> {
 
 fn write_output(path: &Path, content: &[u8], overwrite: bool) -> Result<(), Status> {
     if path.exists() && !overwrite {
-        return Err(Status::internal(format!(
-            "{} already exists",
-            path.display()
+        return Err(Status::already_exists(format!(
+            "output path {path:?} exists already: choose another path, remove it, or allow overwriting"
         )));
     }
     std::fs::write(path, content).map_err(|error| Status::internal(error.to_string()))
@@ -312,9 +323,12 @@ fn entries(url: &str) -> Result<ListTaskEntriesResponse, Status> {
         "many" => (0..1000).map(|number| format!("{number:04}")).collect(),
         "partly" => ["a", "missing", "z"].map(str::to_owned).to_vec(),
         "climbs" => vec!["ok".to_owned(), "../../escaped".to_owned()],
+        "odd" => ["ok", "double//slash", "%FF"].map(str::to_owned).to_vec(),
         "hidden" => vec!["ok".to_owned(), "%2e%2e%2f%2e%2e%2fescaped".to_owned()],
         "refused" => return Err(Status::internal("the origin lists no directories")),
-        _ => Vec::new(),
+        "nothing" | "elsewhere" | "prefix" => Vec::new(),
+        "folder" => ["a", "b"].map(str::to_owned).to_vec(),
+        _ => return Err(Status::internal("there is no such directory")),
     };
     let mut entries: Vec<Entry> = below
         .into_iter()

@@ -8,14 +8,14 @@ use tokio::process::Command;
 use crate::daemon::{Daemon, LENGTH, PIECE_LENGTH, RANGE, content};
 use crate::{code, run, start, stderr};
 
+fn sha256_of(bytes: &[u8]) -> String {
+    let digest = Sha256::digest(bytes);
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("sha256:{hex}")
+}
+
 fn sha256_of_content() -> String {
-    format!(
-        "sha256:{}",
-        Sha256::digest(content())
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect::<String>()
-    )
+    sha256_of(&content())
 }
 
 #[tokio::test]
@@ -185,6 +185,32 @@ async fn failures_have_exit_codes_and_say_what_to_do() {
 }
 
 #[tokio::test]
+async fn wrong_options_are_told_as_json_too() {
+    let daemon = Daemon::start();
+    let wrong = ["--timeout", "soon", "--json"];
+    let output = run(&daemon, "good", &[&["-O", "out"], &wrong[..]].concat()).await;
+    assert_eq!(code(&output), 2);
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&told["ok"], &told["exit_code"]),
+        (&false.into(), &2.into())
+    );
+    let error = told["error"].as_str().unwrap();
+    assert!(
+        error.starts_with("invalid value 'soon'") && !error.contains('\n'),
+        "{error}"
+    );
+
+    let output = run(&daemon, "good", &[&["-O", "-"], &wrong[..]].concat()).await;
+    assert!(output.stdout.is_empty());
+    let line = stderr(&output).lines().last().unwrap().to_owned();
+    assert!(line.starts_with("{\"ok\":false"), "{line}");
+
+    let output = run(&daemon, "good", &["--json", "--help"]).await;
+    assert!(!stderr(&output).contains("{\"ok") && code(&output) == 0);
+}
+
+#[tokio::test]
 async fn an_empty_file_is_a_file() {
     let daemon = Daemon::start();
     for more in [&["-O", "a"][..], &["-O", "b", "--transfer-from-dfdaemon"]] {
@@ -224,6 +250,7 @@ async fn interrupting_ends_it_at_once_and_leaves_nothing() {
     for (more, signal, expected) in [
         (&["-O", "out"][..], "INT", 130),
         (&["-O", "out", "--transfer-from-dfdaemon"][..], "TERM", 143),
+        (&["-O", "out", "--transfer-from-dfdaemon"][..], "HUP", 129),
     ] {
         let known = daemon.asked().len();
         let child = start(&daemon, "hang", more);
@@ -247,6 +274,29 @@ async fn interrupting_ends_it_at_once_and_leaves_nothing() {
         assert!(stderr(&output).contains("interrupted"));
         let left: Vec<_> = std::fs::read_dir(daemon.folder.path()).unwrap().collect();
         assert_eq!(left.len(), 1, "only the socket: {left:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_others_put_at_the_output_meanwhile_stays() {
+    let daemon = Daemon::start();
+    for (part, interrupted, expected) in [("slow", false, 5), ("hang", true, 130)] {
+        let known = daemon.asked().len();
+        let child = start(&daemon, part, &["-O", part]);
+        let end = Instant::now() + Duration::from_secs(10);
+        while daemon.asked().len() == known {
+            assert!(Instant::now() < end, "dfget asks the daemon");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        std::fs::write(daemon.path(part), "theirs").unwrap();
+        if interrupted {
+            let pid = child.id().unwrap().to_string();
+            let killed = Command::new("kill").args(["-s", "INT", &pid]).status();
+            assert!(killed.await.unwrap().success());
+        }
+        let output = child.wait_with_output().await.unwrap();
+        assert_eq!(code(&output), expected, "{part}: {}", stderr(&output));
+        assert_eq!(std::fs::read(daemon.path(part)).unwrap(), b"theirs");
     }
 }
 
@@ -301,6 +351,18 @@ async fn of_a_range_nothing_else_is_written() {
         let output = run(&daemon, "ranged", &more).await;
         assert_eq!(code(&output), 0, "{}", stderr(&output));
         assert_eq!(std::fs::read(daemon.path(name)).unwrap(), content()[RANGE]);
+    }
+    for mode in ["--json", "--transfer-from-dfdaemon"] {
+        for (digest, expected) in [
+            (sha256_of(&content()[RANGE]), 0),
+            (sha256_of(&content()), 6),
+        ] {
+            let more = [&["-O", "checked", "--digest", &digest, mode], &header[..]].concat();
+            let output = run(&daemon, "ranged", &more).await;
+            assert_eq!(code(&output), expected, "{}", stderr(&output));
+            assert_eq!(daemon.path("checked").exists(), expected == 0);
+            let _ = std::fs::remove_file(daemon.path("checked"));
+        }
     }
     let output = run(&daemon, "ranged", &[&["-O", "-"], &header[..]].concat()).await;
     assert_eq!(

@@ -85,13 +85,19 @@ async fn patterns_choose_and_exclude() {
             &["sub/", "sub/deep/", "sub/deep/b.json"],
         ),
         ("4", &["-X", "sub", "-X", "a.*"], &["empty/"]),
-        // Named files need no listing: these are not in it.
+        // Paths need no listing: these are in none.
         ("5", &["-I", "x/y z", "-I", "w"], &["w", "x/", "x/y z"]),
     ] {
         let output = run(&daemon, "tree/", &[&["-O", folder], more].concat()).await;
         assert_eq!(code(&output), 0, "{}", stderr(&output));
         assert_eq!(tree(&daemon.path(folder)), names(expected), "{more:?}");
     }
+    // A path may be that of a directory, which comes with all in it.
+    let more = ["-O", "7", "-I", "x/folder", "-I", "w", "-X", "**/b"];
+    let output = run(&daemon, "tree/", &more).await;
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let expected = names(&["w", "x/", "x/folder/", "x/folder/a"]);
+    assert_eq!(tree(&daemon.path("7")), expected);
     for pattern in ["../x", "/x", "[", "a/./b"] {
         let output = run(&daemon, "tree/", &["-O", "6", "-I", pattern]).await;
         assert_ne!(code(&output), 0, "{pattern}");
@@ -122,6 +128,22 @@ async fn a_hostile_listing_is_refused_whole() {
 }
 
 #[tokio::test]
+async fn a_name_that_no_file_can_have_can_be_excluded() {
+    let daemon = Daemon::start();
+    let output = run(&daemon, "odd/", &["-O", "out"]).await;
+    assert_eq!(code(&output), 1, "{}", stderr(&output));
+    assert!(stderr(&output).contains("leave it out with --exclude-files"));
+    let output = run(
+        &daemon,
+        "odd/",
+        &["-O", "out", "-X", "double", "-X", "[!o]*"],
+    )
+    .await;
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert_eq!(tree(&daemon.path("out")), names(&["ok"]));
+}
+
+#[tokio::test]
 async fn nothing_is_written_through_a_link_in_the_folder() {
     let daemon = Daemon::start();
     std::fs::create_dir_all(daemon.path("out")).unwrap();
@@ -130,6 +152,37 @@ async fn nothing_is_written_through_a_link_in_the_folder() {
     let output = run(&daemon, "tree/", &["-O", "out"]).await;
     assert_eq!(code(&output), 5, "{}", stderr(&output));
     assert!(tree(&daemon.path("elsewhere")).is_empty());
+}
+
+#[tokio::test]
+async fn a_link_in_place_of_a_file_is_replaced_and_never_followed() {
+    let daemon = Daemon::start();
+    std::fs::create_dir(daemon.path("out")).unwrap();
+    for more in ["--no-progress", "--transfer-from-dfdaemon"] {
+        for target in ["elsewhere", "nowhere"] {
+            std::fs::write(daemon.path("elsewhere"), "theirs").unwrap();
+            let link = daemon.path("out/a.json");
+            let _ = std::fs::remove_file(&link);
+            std::os::unix::fs::symlink(daemon.path(target), &link).unwrap();
+            let arguments = ["-O", "out", "-I", "*.json", more];
+            let output = run(&daemon, "tree/", &arguments).await;
+            assert_eq!(code(&output), 1, "{}", stderr(&output));
+            assert!(stderr(&output).contains("a symbolic link is in its place"));
+            assert!(link.is_symlink());
+
+            let output = run(
+                &daemon,
+                "tree/",
+                &[&arguments[..], &["--overwrite"]].concat(),
+            )
+            .await;
+            assert_eq!(code(&output), 0, "{}", stderr(&output));
+            assert!(!link.is_symlink());
+            assert_eq!(std::fs::read(&link).unwrap(), content());
+            assert_eq!(std::fs::read(daemon.path("elsewhere")).unwrap(), b"theirs");
+            assert!(!daemon.path("nowhere").exists());
+        }
+    }
 }
 
 #[tokio::test]
@@ -238,9 +291,34 @@ async fn a_listing_that_fails_says_so() {
         stderr(&output)
     );
     // An empty directory is no failure, and the folder is there afterwards.
-    let output = run(&daemon, "nothing/", &["-O", "out"]).await;
-    assert_eq!(code(&output), 0, "{}", stderr(&output));
-    assert!(daemon.path("out").is_dir());
+    for (part, more, told) in [
+        ("nothing/", &[][..], "http://h/nothing/ is empty"),
+        ("tree/", &["-X", "*"], "--exclude-files leaves nothing"),
+    ] {
+        let output = run(&daemon, part, &[&["-O", "out", "--json"], more].concat()).await;
+        assert_eq!(code(&output), 0, "{}", stderr(&output));
+        assert!(stderr(&output).contains(told), "{}", stderr(&output));
+        let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(json["note"].as_str().unwrap().contains(told), "{json}");
+        assert!(daemon.path("out").is_dir());
+    }
+}
+
+#[tokio::test]
+async fn nothing_found_is_told() {
+    let daemon = Daemon::start();
+    let output = run(&daemon, "tree/", &["-O", "out", "-I", "*.jsn"]).await;
+    assert_eq!(code(&output), 1, "{}", stderr(&output));
+    assert!(stderr(&output).contains("correct the patterns"));
+    let ended = Command::new(env!("CARGO_BIN_EXE_dfget"))
+        .args(["s3://bucket/prefix/", "-O", "out", "-e"])
+        .arg(&daemon.socket)
+        .current_dir(daemon.folder.path())
+        .output();
+    let output = ended.await.unwrap();
+    assert_eq!(code(&output), 4, "{}", stderr(&output));
+    assert!(stderr(&output).contains("nothing is at s3://bucket/prefix/"));
+    assert!(!daemon.path("out").exists());
 }
 
 #[tokio::test]

@@ -86,7 +86,7 @@ pub(super) struct Subject {
     pub concurrent_peer_count: Option<i64>,
 
     /// Longest time for all of it.
-    #[arg(long, env = "DFGET_TIMEOUT", default_value = "2h", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "DFGET_TIMEOUT", default_value = "2h", value_parser = crate::dfget::timeout)]
     pub timeout: Duration,
 
     /// How origins other than HTTP are reached.
