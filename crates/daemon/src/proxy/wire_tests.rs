@@ -1,0 +1,181 @@
+//! What the proxy makes of bytes that no library would send: origins and clients are sockets here.
+
+use std::io::ErrorKind;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use super::tests::{Setup, read_to_end, status};
+use super::*;
+use crate::testing::DEADLINE;
+
+/// What an origin does after its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Close,
+    /// Nothing, as long as the client stays.
+    Wait,
+    Reset,
+}
+
+/// An origin that says the same to everybody, and keeps what it was told.
+struct Origin {
+    address: SocketAddr,
+    heads: Arc<Mutex<Vec<String>>>,
+    /// A permit for each exchange that is over.
+    ended: Arc<Semaphore>,
+    _serving: JoinSet<()>,
+}
+
+impl Origin {
+    fn start(answer: &'static str, then: Then) -> Self {
+        let listener = runtime::listen::tcp("127.0.0.1:0".parse().unwrap(), "origin").unwrap();
+        let address = listener.local_addr().unwrap();
+        let heads = Arc::<Mutex<Vec<String>>>::default();
+        let mut serving = JoinSet::new();
+        let ended = Arc::new(Semaphore::new(0));
+        let (told, over) = (heads.clone(), ended.clone());
+        serving.spawn(async move {
+            let mut exchanges = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let (told, over) = (told.clone(), over.clone());
+                exchanges.spawn(async move {
+                    exchange(stream, answer, then, told).await;
+                    over.add_permits(1);
+                });
+            }
+        });
+        Self {
+            address,
+            heads,
+            ended,
+            _serving: serving,
+        }
+    }
+
+    /// The heads of the requests so far.
+    fn heads(&self) -> Vec<String> {
+        self.heads.lock().clone()
+    }
+
+    /// Waits for the end of an exchange.
+    async fn has_ended(&self) {
+        let permit = tokio::time::timeout(DEADLINE, self.ended.acquire()).await;
+        permit.unwrap().unwrap().forget();
+    }
+}
+
+async fn exchange(
+    mut stream: TcpStream,
+    answer: &'static str,
+    then: Then,
+    told: Arc<Mutex<Vec<String>>>,
+) {
+    let head = read_until(&mut stream, "\r\n\r\n").await;
+    told.lock().push(head);
+    let _ = stream.write_all(answer.as_bytes()).await;
+    match then {
+        Then::Close => {}
+        Then::Wait => drop(read_to_end(&mut stream).await),
+        Then::Reset => super::listener::reset(stream),
+    }
+}
+
+/// Reads until `end` was seen, or nothing comes any more.
+async fn read_until(stream: &mut TcpStream, end: &str) -> String {
+    let mut read = String::new();
+    let mut buffer = [0; 4096];
+    while !read.contains(end) {
+        match stream.read(&mut buffer).await {
+            Ok(len) if len > 0 => read.push_str(&String::from_utf8_lossy(&buffer[..len])),
+            _ => break,
+        }
+    }
+    read
+}
+
+/// What came before the connection ended, and whether it ended properly.
+async fn read_to_any_end(stream: &mut TcpStream) -> (usize, Result<(), ErrorKind>) {
+    let mut read = Vec::new();
+    let end = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut read)).await;
+    let end = end.expect("the connection ends");
+    (read.len(), end.map(drop).map_err(|error| error.kind()))
+}
+
+const BEGUN: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nabcdef\r\n";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_is_cut_ends_with_a_reset() {
+    let setup = Setup::start("idleTimeout: 1s", "").await;
+    let origin = Origin::start(BEGUN, Then::Wait);
+    // As long as the connection: the only end that HTTP/1.0 has.
+    let request = format!("GET http://{}/ HTTP/1.0\r\n\r\n", origin.address);
+    let mut idle = setup.connect().await;
+    idle.write_all(request.as_bytes()).await.unwrap();
+    let (read, end) = read_to_any_end(&mut idle).await;
+    assert!(read > 0, "nothing came");
+    assert_eq!(end, Err(ErrorKind::ConnectionReset), "the origin is silent");
+    setup.stop().await;
+
+    let setup = Setup::start("", "").await;
+    let mut served = setup.connect().await;
+    served.write_all(request.as_bytes()).await.unwrap();
+    read_until(&mut served, "abcdef").await;
+    let mut tunnel = setup.connect().await;
+    let connect = format!("CONNECT {0} HTTP/1.1\r\nHost: {0}\r\n\r\n", origin.address);
+    tunnel.write_all(connect.as_bytes()).await.unwrap();
+    read_until(&mut tunnel, "\r\n\r\n").await;
+    tunnel.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    read_until(&mut tunnel, "abcdef").await;
+    let (_, served, tunnel) = tokio::join!(
+        setup.stop(),
+        read_to_any_end(&mut served),
+        read_to_any_end(&mut tunnel)
+    );
+    assert_eq!(served.1, Err(ErrorKind::ConnectionReset), "the daemon ends");
+    assert_eq!(tunnel.1, Err(ErrorKind::ConnectionReset), "the daemon ends");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_takes_nothing_is_left_with_a_reset() {
+    let setup = Setup::start("idleTimeout: 1s", "").await;
+    let answer: &'static str = format!("HTTP/1.1 200 OK\r\n\r\n{}", "x".repeat(16 << 20)).leak();
+    let origin = Origin::start(answer, Then::Close);
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut slow = socket.connect(setup.addresses.proxy).await.unwrap();
+    let request = format!("GET http://{}/ HTTP/1.0\r\n\r\n", origin.address);
+    slow.write_all(request.as_bytes()).await.unwrap();
+    origin.has_ended().await;
+    let (read, end) = read_to_any_end(&mut slow).await;
+    assert!(read < 16 << 20);
+    assert_eq!(end, Err(ErrorKind::ConnectionReset));
+    setup.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reset_goes_through_a_tunnel() {
+    let setup = Setup::start("", "").await;
+    let origin = Origin::start(BEGUN, Then::Reset);
+    let mut tunnel = setup.connect().await;
+    let connect = format!("CONNECT {0} HTTP/1.1\r\nHost: {0}\r\n\r\n", origin.address);
+    tunnel.write_all(connect.as_bytes()).await.unwrap();
+    read_until(&mut tunnel, "\r\n\r\n").await;
+    tunnel.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let (_, end) = read_to_any_end(&mut tunnel).await;
+    assert_eq!(end, Err(ErrorKind::ConnectionReset));
+
+    // A proper end is one on the other side too.
+    let origin = Origin::start(BEGUN, Then::Close);
+    let mut tunnel = setup.connect().await;
+    let connect = format!("CONNECT {0} HTTP/1.1\r\nHost: {0}\r\n\r\n", origin.address);
+    tunnel.write_all(connect.as_bytes()).await.unwrap();
+    read_until(&mut tunnel, "\r\n\r\n").await;
+    tunnel.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let half = read_until(&mut tunnel, "abcdef").await;
+    assert!(half.ends_with("abcdef\r\n"), "{half}");
+    tunnel.shutdown().await.unwrap();
+    assert_eq!(read_to_any_end(&mut tunnel).await, (0, Ok(())));
+    setup.stop().await;
+}
