@@ -23,7 +23,8 @@ const NEVER_HOP_BY_HOP: [HeaderName; 4] = [
     header::RANGE,
 ];
 
-/// Takes out what is meant for this hop, including what `Connection` names.
+/// Takes out what is meant for this hop, including what `Connection` names; and a length that `Transfer-Encoding` overrides, which the
+/// next hop would believe in its absence (RFC 9112, section 6.3).
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
@@ -35,6 +36,9 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
         .collect();
     for name in named {
         headers.remove(name);
+    }
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        headers.remove(header::CONTENT_LENGTH);
     }
     for name in HOP_BY_HOP {
         headers.remove(name);
@@ -112,6 +116,13 @@ mod tests {
         let mut left: Vec<&str> = given.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["accept", "authorization", "content-length"]);
+    }
+
+    #[test]
+    fn a_length_that_chunks_override_stays_here() {
+        let mut given = headers(&[("content-length", "2"), ("transfer-encoding", "chunked")]);
+        remove_hop_by_hop(&mut given);
+        assert!(given.is_empty(), "{given:?}");
     }
 
     #[test]

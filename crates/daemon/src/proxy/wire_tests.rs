@@ -103,6 +103,22 @@ async fn read_to_any_end(stream: &mut TcpStream) -> (usize, Result<(), ErrorKind
     (read.len(), end.map(drop).map_err(|error| error.kind()))
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chunks_override_a_length() {
+    let setup = Setup::start("", "").await;
+    for length in ["2", "999"] {
+        let answer: &'static str = format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nabcdef\r\n0\r\n\r\n"
+        )
+        .leak();
+        let origin = Origin::start(answer, Then::Wait);
+        let got = setup.get(&format!("http://{}/", origin.address), "").await;
+        assert!(!got.contains("Content-Length"), "{got}");
+        assert!(got.ends_with("6\r\nabcdef\r\n0\r\n\r\n"), "{got}");
+    }
+    setup.stop().await;
+}
+
 const BEGUN: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nabcdef\r\n";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
