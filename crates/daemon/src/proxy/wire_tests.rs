@@ -195,3 +195,25 @@ async fn a_reset_goes_through_a_tunnel() {
     assert_eq!(read_to_any_end(&mut tunnel).await, (0, Ok(())));
     setup.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_may_take_as_long_as_bytes_come() {
+    let setup = Setup::start("idleTimeout: 1s", "").await;
+    let put = format!(
+        "PUT http://{}/p HTTP/1.1\r\nHost: x\r\nContent-Length: 8\r\nConnection: close\r\n\r\n",
+        setup.origin
+    );
+    let mut steady = setup.connect().await;
+    let mut silent = setup.connect().await;
+    steady.write_all(put.as_bytes()).await.unwrap();
+    silent.write_all(put.as_bytes()).await.unwrap();
+    for _ in 0..8 {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        steady.write_all(b"x").await.unwrap();
+    }
+    let answer = read_to_end(&mut steady).await;
+    assert!(answer.contains("body=xxxxxxxx\n"), "{answer}");
+    let answer = read_to_end(&mut silent).await;
+    assert_eq!(status(&answer), "400", "{answer}");
+    setup.stop().await;
+}

@@ -16,6 +16,7 @@ use url::Url;
 use super::clients::{Route, Use};
 use super::failure;
 use super::resolver::{ResolveFailure, permitted_addresses};
+use super::sending::Turn;
 use super::upstream::Credentials;
 use super::way::{UpstreamProxy, Way};
 use super::{ForwardBody, HttpSource};
@@ -31,9 +32,9 @@ pub struct Forward {
     pub url: Url,
     /// As they are to arrive; without `Host`, which comes from the URL that is contacted.
     pub headers: HeaderMap,
-    /// `None` sends none.
+    /// `None` sends none. It has to end by itself when nothing comes any more: that time has no limit here.
     pub body: Option<ForwardBody>,
-    /// Longest wait for the status line, sending the body included.
+    /// Longest wait for the origin: to take what of the body is there, and after the last of it to answer with the status line.
     pub header_limit: Duration,
 }
 
@@ -56,18 +57,19 @@ impl HttpSource {
         let mut request = client
             .request(forward.method, route.url.clone())
             .headers(headers);
+        let turn = Turn::of_origin();
         if let Some(body) = forward.body {
-            request = request.body(body);
+            request = request.body(turn.watching(body));
         }
         let limit = forward.header_limit;
-        match timeout(limit, request.send()).await {
-            Ok(Ok(response)) => Ok(response.into()),
-            Ok(Err(error)) => Err(failure::of_exchange(
+        match turn.within(limit, request.send()).await {
+            Some(Ok(response)) => Ok(response.into()),
+            Some(Err(error)) => Err(failure::of_exchange(
                 &error,
                 &forward.url,
                 self.options.connect_limit,
             )),
-            Err(_) => Err(SourceError::Stalled {
+            None => Err(SourceError::Stalled {
                 url: Redacted::url(&forward.url),
                 phase: StallPhase::Header,
                 limit,

@@ -20,6 +20,7 @@ mod listing;
 mod options;
 mod outgoing;
 mod resolver;
+mod sending;
 mod upstream;
 mod way;
 
