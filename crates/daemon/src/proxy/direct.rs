@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version, header};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -18,6 +19,8 @@ use super::{Proxy, headers};
 pub(super) struct Direct {
     pub(super) method: Method,
     pub(super) url: Url,
+    /// What the origin is told of it.
+    pub(super) path: PathAndQuery,
     /// Without what is meant for one hop.
     pub(super) headers: HeaderMap,
     pub(super) body: Incoming,
@@ -29,6 +32,7 @@ pub(super) async fn forward(proxy: &Proxy, request: Direct) -> Response<ProxyBod
     let Direct {
         method,
         url,
+        path,
         mut headers,
         body,
     } = request;
@@ -41,6 +45,7 @@ pub(super) async fn forward(proxy: &Proxy, request: Direct) -> Response<ProxyBod
     let forward = Forward {
         method,
         url,
+        path,
         headers,
         body: (!body.is_end_stream()).then(|| ForwardBody::wrap(body)),
         header_limit: idle,

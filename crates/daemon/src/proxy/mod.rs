@@ -33,6 +33,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
@@ -44,7 +45,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
-use url::Url;
+use url::{Position, Url};
 
 use crate::blocklist::Subject;
 use crate::config::{self, ProxyLimits};
@@ -217,9 +218,9 @@ impl Proxy {
         }
         match target {
             Target::Tunnel(to) => tunnel::open(self, to, peer).await,
-            Target::Url { url, mode } => {
+            Target::Url { url, path, mode } => {
                 let is_ping = mode == Mode::Mirror && url.path() == "/v2/";
-                let response = self.fetch(parts, body, url, peer).await;
+                let response = self.fetch(parts, body, (url, path), peer).await;
                 match is_ping && response.status().is_server_error() {
                     true => answer::ping(),
                     false => response,
@@ -233,7 +234,7 @@ impl Proxy {
         &self,
         parts: request::Parts,
         body: Incoming,
-        url: Url,
+        (mut url, path): (Url, PathAndQuery),
         peer: &Peer,
     ) -> Response<ProxyBody> {
         let request::Parts {
@@ -245,14 +246,17 @@ impl Proxy {
         if let Ok(via) = HeaderValue::from_str(&format!("1.1 {}", self.0.pseudonym)) {
             headers.append(header::VIA, via);
         }
-        let mut url = url;
         let mut rescue = None;
         if let Some(rule) = self.rule_for(&method, &url, &headers) {
             url = match rule.origin(&url) {
                 Some(origin) => origin,
                 None => return bad_request("the redirect of the rule for this URL is no host"),
             };
-            if let Some(refusal) = self.blocked(&url, &headers) {
+            // As it is understood here, and as the origin may be told.
+            let written = format!("{}{path}", &url[..Position::BeforePath]);
+            let refusal = { [url.as_str(), &written].into_iter() }
+                .find_map(|url| self.blocked(url, &headers));
+            if let Some(refusal) = refusal {
                 return refusal;
             }
             self.0.metrics.proxy.via_dfdaemon.inc();
@@ -275,6 +279,7 @@ impl Proxy {
         let request = Direct {
             method,
             url,
+            path,
             headers,
             body,
         };
@@ -309,10 +314,10 @@ impl Proxy {
         rules.find(url).or_else(by_header)
     }
 
-    fn blocked(&self, url: &Url, headers: &HeaderMap) -> Option<Response<ProxyBody>> {
+    fn blocked(&self, url: &str, headers: &HeaderMap) -> Option<Response<ProxyBody>> {
         let priority = text(headers, "x-dragonfly-priority").and_then(|text| text.parse().ok());
         let subject = Subject {
-            url: url.as_str(),
+            url,
             application: text(headers, "x-dragonfly-application"),
             tag: text(headers, "x-dragonfly-tag"),
             priority: priority.unwrap_or(PRIORITY_DEFAULT),

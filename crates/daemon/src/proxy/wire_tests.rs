@@ -217,3 +217,43 @@ async fn an_upload_may_take_as_long_as_bytes_come() {
     assert_eq!(status(&answer), "400", "{answer}");
     setup.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_origin_is_told_what_the_client_wrote() {
+    let setup = Setup::start("", "").await;
+    let origin = Origin::start(
+        "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc",
+        Then::Close,
+    );
+    for path in [
+        "/a/../b",
+        "/a/%2e%2E/b",
+        "/a/./b",
+        "/a\\b",
+        "/p?x='q'&y=..",
+        "/plain?x=%27",
+    ] {
+        let got = setup
+            .get(
+                &format!("http://u:p@{}{path}", origin.address),
+                "X-Mine: 1\r\n",
+            )
+            .await;
+        assert!(got.ends_with("abc"), "{path}: {got}");
+        let head = origin.heads().pop().unwrap().to_ascii_lowercase();
+        let line = format!("get {path} http/1.1\r\n").to_ascii_lowercase();
+        assert!(head.starts_with(&line), "{path}: {head}");
+        let host = format!("host: {}\r\n", origin.address);
+        for line in [&host, "authorization: basic dtpw\r\n", "x-mine: 1\r\n"] {
+            assert_eq!(head.matches(line).count(), 1, "{line}: {head}");
+        }
+    }
+    let post = setup
+        .say("POST http://ORIGIN/a/../p HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+        .await;
+    assert!(post.contains("POST /a/../p\n"), "{post}");
+    assert!(post.contains("body=abc\n"), "{post}");
+    let refused = setup.get("http://169.254.169.254/./latest", "").await;
+    assert_eq!(status(&refused), "403", "{refused}");
+    setup.stop().await;
+}
