@@ -226,12 +226,16 @@ fn web_url(text: &str) -> Result<Url, BadTarget> {
 fn destination(uri: &Uri) -> Result<Destination, BadTarget> {
     let refused = || BadTarget::new("CONNECT needs host:port");
     let authority = uri.authority().ok_or_else(refused)?;
-    let port = match (authority.port_u16(), authority.port()) {
-        (Some(0), _) | (None, Some(_)) => return Err(refused()),
-        (Some(port), _) => port,
-        (None, None) => 443,
-    };
     if uri.scheme().is_some() || authority.as_str().contains('@') {
+        return Err(refused());
+    }
+    // Not as the parser sees it, to which a port that is none looks like no port.
+    let named = authority.as_str().strip_prefix(authority.host());
+    let port = match named.ok_or_else(refused)?.strip_prefix(':') {
+        Some(port) => port.parse().map_err(|_| refused())?,
+        None => 443,
+    };
+    if port == 0 {
         return Err(refused());
     }
     // The URL parser knows what a host is, and how an address is usually written.
@@ -382,7 +386,16 @@ mod tests {
         assert_eq!(connect("H.example:8443"), Some(("h.example".into(), 8443)));
         assert_eq!(connect("h"), Some(("h".into(), 443)));
         assert_eq!(connect("[::1]:1"), Some(("[::1]".into(), 1)));
-        for wrong in ["/path", "h:0", "u@h:1", "http://h/"] {
+        for wrong in [
+            "/path",
+            "h:0",
+            "h:",
+            "h:99999",
+            "h:65536",
+            "[::1]:",
+            "u@h:1",
+            "http://h/",
+        ] {
             assert_eq!(connect(wrong), None, "{wrong}");
         }
     }
