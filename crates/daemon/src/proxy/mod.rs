@@ -34,7 +34,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request};
+use http::{HeaderMap, Method, Request, Response, StatusCode, request};
+use http_body::Body;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 use runtime::grpc::RateLimit;
@@ -56,6 +57,7 @@ use auth::Door;
 use body::ProxyBody;
 use connection::Peer;
 use direct::Direct;
+use headers::Framing;
 use intercept::Interception;
 use p2p::{Outcome, P2p, P2pRequest};
 use rules::Rules;
@@ -181,8 +183,8 @@ impl Proxy {
     async fn handle(&self, request: Request<Incoming>, peer: &Peer) -> Response<ProxyBody> {
         let proxy = &self.0;
         let (mut parts, body) = request.into_parts();
-        if parts.headers.get_all(header::HOST).iter().count() > 1 {
-            return bad_request("a request has one Host header, not several");
+        if let Some(refusal) = refused_message(&parts, &body) {
+            return refusal;
         }
         let target = target::classify(
             &parts.method,
@@ -216,6 +218,9 @@ impl Proxy {
         {
             return refusal;
         }
+        if !headers::may_go_on(&parts.method, &mut parts.headers) {
+            return answer::last_hop(&parts.method);
+        }
         match target {
             Target::Tunnel(to) => tunnel::open(self, to, peer).await,
             Target::Url { url, path, mode } => {
@@ -239,13 +244,12 @@ impl Proxy {
     ) -> Response<ProxyBody> {
         let request::Parts {
             method,
+            version,
             mut headers,
             ..
         } = parts;
         headers::remove_hop_by_hop(&mut headers);
-        if let Ok(via) = HeaderValue::from_str(&format!("1.1 {}", self.0.pseudonym)) {
-            headers.append(header::VIA, via);
-        }
+        headers::add_via(&mut headers, version, &self.0.pseudonym);
         let mut rescue = None;
         if let Some(rule) = self.rule_for(&method, &url, &headers) {
             url = match rule.origin(&url) {
@@ -357,6 +361,10 @@ impl Proxy {
         &self.0.limits
     }
 
+    fn pseudonym(&self) -> &str {
+        &self.0.pseudonym
+    }
+
     fn http(&self) -> &HttpSource {
         &self.0.http
     }
@@ -417,6 +425,30 @@ pub fn own_addresses(listen: SocketAddr, ip: IpAddr) -> Vec<SocketAddr> {
 
 fn bad_request(text: &str) -> Response<ProxyBody> {
     answer::error(StatusCode::BAD_REQUEST, ErrorType::Proxy, text)
+}
+
+/// What cannot be passed on without meaning something else there. The connection ends with it: where the message does is not sure.
+fn refused_message(parts: &request::Parts, body: &Incoming) -> Option<Response<ProxyBody>> {
+    let (status, text) = match headers::framing(&parts.headers) {
+        Framing::Coded => (
+            StatusCode::NOT_IMPLEMENTED,
+            "the body of the request has a transfer coding that is not understood: send it as it is, or in chunks",
+        ),
+        Framing::Twice => (
+            StatusCode::BAD_REQUEST,
+            "the body of the request is said to be chunked more than once",
+        ),
+        Framing::Plain if parts.method == Method::CONNECT && !body.is_end_stream() => (
+            StatusCode::BAD_REQUEST,
+            "CONNECT has no body: what follows its headers belongs to the tunnel",
+        ),
+        Framing::Plain => {
+            let wrong = headers::wrong_host(parts.version, &parts.headers)?;
+            (StatusCode::BAD_REQUEST, wrong)
+        }
+    };
+    let refusal = answer::error(status, ErrorType::Proxy, text);
+    Some(answer::closing(refusal))
 }
 
 /// A header that is visible ASCII; anything else counts as absent, as in v2.

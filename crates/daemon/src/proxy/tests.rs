@@ -6,6 +6,7 @@ use axum::Router;
 use axum::body::Body as AxumBody;
 use axum::extract::Request as AxumRequest;
 use axum::response::IntoResponse;
+use http::header;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -459,7 +460,7 @@ async fn too_much_is_refused_at_once() {
         }
         tunnel = setup.connect().await;
     }
-    let closing = connect.replace("Host: x", "Connection: close");
+    let closing = connect.replace("Host: x", "Host: x\r\nConnection: close");
     let second = setup.say(&closing).await;
     assert_eq!(status(&second), "503", "{second}");
 

@@ -257,3 +257,90 @@ async fn an_origin_is_told_what_the_client_wrote() {
     assert_eq!(status(&refused), "403", "{refused}");
     setup.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_passed_on_is_refused() {
+    let setup = Setup::start("", "").await;
+    for (request, expected) in [
+        (
+            "CONNECT ORIGIN HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc",
+            "400",
+        ),
+        (
+            "CONNECT ORIGIN HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "400",
+        ),
+        (
+            "CONNECT h:99999 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+            "400",
+        ),
+        (
+            "CONNECT h: HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+            "400",
+        ),
+        (
+            "POST http://ORIGIN/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+            "501",
+        ),
+        (
+            "POST http://ORIGIN/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
+            "400",
+        ),
+        ("GET http://ORIGIN/ HTTP/1.1\r\n\r\n", "400"),
+        (
+            "GET http://ORIGIN/ HTTP/1.1\r\nHost: a b@c/d\r\n\r\n",
+            "400",
+        ),
+    ] {
+        let answer = setup.say(request).await;
+        assert_eq!(status(&answer), expected, "{request:?}: {answer}");
+        assert!(
+            answer.contains("X-Dragonfly-Error-Type: proxy\r\n"),
+            "{answer}"
+        );
+    }
+    for answer in [
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+    ] {
+        let origin = Origin::start(answer, Then::Wait);
+        let got = setup.get(&format!("http://{}/", origin.address), "").await;
+        assert_eq!(status(&got), "502", "{answer}: {got}");
+        assert!(got.contains("X-Dragonfly-Error-Type: backend\r\n"), "{got}");
+    }
+    setup.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hops_are_counted_and_told() {
+    let setup = Setup::start("", "").await;
+    let ask = async |method: &str, more: &str| {
+        let request = format!(
+            "{method} http://ORIGIN/ HTTP/1.1\r\nHost: x\r\n{more}Connection: close\r\n\r\n"
+        );
+        setup.say(&request).await
+    };
+    let options = ask("OPTIONS", "Max-Forwards: 0\r\n").await;
+    assert_eq!(status(&options), "200", "{options}");
+    assert!(options.contains("Allow: GET, "), "{options}");
+    assert!(
+        !options.contains("body="),
+        "the origin was asked: {options}"
+    );
+    let trace = ask(
+        "TRACE",
+        "Max-Forwards: 0\r\nAuthorization: Basic secret\r\n",
+    )
+    .await;
+    assert_eq!(status(&trace), "405", "{trace}");
+    assert!(!trace.contains("secret"), "{trace}");
+    let further = ask("OPTIONS", "Max-Forwards: 3\r\n").await;
+    assert!(further.contains("max-forwards=2\n"), "{further}");
+    let get = ask("GET", "Max-Forwards: 0\r\n").await;
+    assert!(get.contains("max-forwards=0\n"), "{get}");
+    assert!(get.contains("\r\nVia: 1.1 dragonfly-"), "{get}");
+    let old = setup.say("GET http://ORIGIN/ HTTP/1.0\r\n\r\n").await;
+    assert!(old.contains("via=1.0 dragonfly-"), "{old}");
+    setup.stop().await;
+}
