@@ -344,3 +344,30 @@ async fn hops_are_counted_and_told() {
     assert!(old.contains("via=1.0 dragonfly-"), "{old}");
     setup.stop().await;
 }
+
+const P2P: &str = "  rules: [{regex: /p2p/}, {regex: blobs/sha256}]";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_is_neither_content_nor_refusal_is_passed_on() {
+    let setup = Setup::start("", P2P).await;
+    let blob = format!("v2/a/blobs/sha256:{}", "ab".repeat(32));
+    for (answer, expected) in [
+        ("202 Accepted", "202"),
+        ("203 Non-Authoritative Information", "203"),
+        ("204 No Content", "204"),
+        ("205 Reset Content", "205"),
+        ("300 Multiple Choices", "300"),
+        ("304 Not Modified", "304"),
+    ] {
+        let head = format!("HTTP/1.1 {answer}\r\nX-Mine: 1\r\nContent-Length: 0\r\n\r\n");
+        let origin = Origin::start(head.leak(), Then::Close);
+        for path in ["p2p/f", &blob] {
+            let got = setup
+                .get(&format!("http://{}/{path}", origin.address), "")
+                .await;
+            assert_eq!(status(&got), expected, "{path}: {got}");
+            assert!(got.contains("X-Mine: 1\r\n"), "{path}: {got}");
+        }
+    }
+    setup.stop().await;
+}

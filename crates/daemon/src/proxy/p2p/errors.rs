@@ -81,6 +81,21 @@ pub(super) fn origin(error: &SourceError) -> Response<ProxyBody> {
     }
 }
 
+/// Whether the origin answered with a status that means no failure, but is no content to share either (204, 203, 304, ...).
+pub(super) fn is_no_failure(error: &DownloadError) -> bool {
+    match error {
+        DownloadError::Source(error) => is_no_failure_of_origin(error),
+        DownloadError::Refused { status_code, .. } => (200..400).contains(status_code),
+        _ => false,
+    }
+}
+
+/// As [`is_no_failure`].
+pub(super) fn is_no_failure_of_origin(error: &SourceError) -> bool {
+    let status = error.status_code();
+    status.is_some_and(|status| (200..400).contains(&status))
+}
+
 /// What this client may not have while its origin cannot be asked.
 pub(super) fn unasked() -> Response<ProxyBody> {
     let text = "the origin does not answer, and it is not known that it would give this to you: come back when it does";
