@@ -371,3 +371,16 @@ async fn an_answer_that_is_neither_content_nor_refusal_is_passed_on() {
     }
     setup.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_origin_that_announces_too_much_is_at_fault() {
+    let setup = Setup::start("", P2P).await;
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 4611686018427387904\r\n\r\nx";
+    let origin = Origin::start(answer, Then::Close);
+    let got = setup
+        .get(&format!("http://{}/p2p/f", origin.address), "")
+        .await;
+    assert_eq!(status(&got), "502", "{got}");
+    assert!(got.contains("X-Dragonfly-Error-Type: backend\r\n"), "{got}");
+    setup.stop().await;
+}

@@ -43,6 +43,7 @@ pub(super) fn download(error: &DownloadError) -> Response<ProxyBody> {
         },
         DownloadError::Range { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, ErrorType::Dfdaemon),
         DownloadError::Invalid(_) => (StatusCode::BAD_REQUEST, ErrorType::Dfdaemon),
+        DownloadError::TooLong { .. } => (StatusCode::BAD_GATEWAY, ErrorType::Backend),
         DownloadError::Unmeasured => (StatusCode::UNPROCESSABLE_ENTITY, ErrorType::Dfdaemon),
         DownloadError::Digest { .. } | DownloadError::Retracted { .. } => {
             (StatusCode::BAD_GATEWAY, ErrorType::Backend)
@@ -162,6 +163,13 @@ mod tests {
         let cases = [
             (DownloadError::Invalid("x".into()), 400, "dfdaemon"),
             (DownloadError::Unmeasured, 422, "dfdaemon"),
+            (
+                DownloadError::TooLong {
+                    content_length: 1 << 62,
+                },
+                502,
+                "backend",
+            ),
             (DownloadError::Busy { count: 1 }, 503, "dfdaemon"),
             (DownloadError::Stopping, 503, "dfdaemon"),
             (DownloadError::Write { reason: "x".into() }, 500, "dfdaemon"),
