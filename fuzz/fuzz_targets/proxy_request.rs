@@ -36,7 +36,7 @@ fuzz_target!(|input: (&str, &[u8], &[u8], bool, bool)| {
     let within = Destination { host: "h".to_owned(), port: 443 };
     let within = tunnelled.then_some(&within);
     match target::classify(&method, &uri, &given, within, &target::docker_registry()) {
-        Ok(Target::Url { url, mode }) => {
+        Ok(Target::Url { url, mode, .. }) => {
             assert!(matches!(url.scheme(), "http" | "https"));
             assert!(url.host_str().is_some_and(|host| !host.is_empty()));
             assert!(mode == Mode::Forward || url.query_pairs().all(|(name, _)| name != "ns"));

@@ -231,6 +231,34 @@ class ProxyEdge(SystemTest):
         got = daemon.dfget(f"https://{ip}:{port}/f", out)
         self.assertEqual((got.code, sha256(out)), (0, sha256(source)), got.stderr)
 
+    def test_a_path_reaches_its_origin_as_it_was_written(self):
+        """Also where each such request has a connection of its own: it needs all that the shared ones need."""
+        authority = self.cluster.authority()
+        cert, key = authority.issue("client", "client.example")
+        needs_certificate = f"ssl_verify_client on; ssl_client_certificate {authority.cert}; ssl_verify_depth 2;"
+        origin = self.cluster.origin(
+            authority=authority, extra=f"{needs_certificate} location /uri {{ return 200 \"$request_uri $http_authorization\"; }}")
+        outer = self.cluster.daemon("outer", proxy_server="basicAuth: {username: me, password: 'p@ss'}\n").ready()
+        socks = Socks5(self.cluster.ip())
+        self.addCleanup(socks.close)
+        by_http = outer.proxy_url.replace("http://", "http://me:p%40ss@")
+        by_socks = f"socks5://me:secret@{socks.listener.getsockname()[0]}:{socks.port}"
+        for name, way in (("straight", ""), ("by-http", f"proxy: '{by_http}', "), ("by-socks", f"proxy: '{by_socks}', ")):
+            for trust in (f"caCert: {authority.cert}", "skipVerify: true"):
+                upstream = f"{{host: '{origin.ip}', {way}{trust}, cert: {cert}, key: {key}, username: robot, password: r}}"
+                daemon = self.cluster.daemon(name, extra=f"backend:\n  upstreams:\n    - {upstream}\n").ready()
+                for path in ("/uri/./x?y='z'", "/uri/a/../b", "/uri/plain"):
+                    want = f"{path} Basic cm9ib3Q6cg=="
+                    done = curl("--path-as-is", "-x", daemon.proxy_url, f"{origin.url}{path}")
+                    self.assertEqual(done.stdout, want, f"{name}, {trust}: {done.stderr}")
+                    done = curl("--path-as-is", "-H", f"X-Dragonfly-Registry: {origin.tls_url}", f"{daemon.proxy_url}{path}")
+                    self.assertEqual(done.stdout, want, f"{name}, {trust}: {done.stderr}")
+                self.cluster.remove(daemon)
+        stranger = self.cluster.daemon("stranger").ready()
+        done = curl("-i", "--path-as-is", "-H", f"X-Dragonfly-Registry: {origin.tls_url}", f"{stranger.proxy_url}/uri/./x")
+        self.assertIn("502 Bad Gateway", done.stdout)
+        self.assertIn("add its CA to the trusted ones", done.stdout)
+
     def test_through_proxies_of_upstreams(self):
         authority = self.cluster.authority()
         origin = self.cluster.origin(authority=authority)

@@ -84,6 +84,15 @@ pub enum DownloadError {
     #[error("the origin does not say how long the content is, and no peer knows")]
     Unmeasured,
 
+    /// The origin announces what no task can hold, whatever its pieces.
+    #[error(
+        "the origin announces {content_length} bytes, more than any content has: its answer cannot be trusted"
+    )]
+    TooLong {
+        /// As announced.
+        content_length: u64,
+    },
+
     /// Piece after piece could not be written.
     #[error("the content cannot be stored: {reason}")]
     Write {

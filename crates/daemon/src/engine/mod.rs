@@ -370,11 +370,14 @@ impl Engine {
     async fn probe(&self, spec: &DownloadSpec) -> Result<Known, DownloadError> {
         let inner = &self.inner;
         let learnt = self.learn(spec).await?;
+        let content_length = learnt.content_length;
         let geometry = match spec.piece_length {
-            Some(piece_length) => Geometry::new(learnt.content_length, piece_length),
-            None => Geometry::standard(learnt.content_length),
-        }
-        .map_err(|error| DownloadError::Invalid(error.to_string()))?;
+            Some(piece_length) => Geometry::new(content_length, piece_length)
+                .map_err(|error| DownloadError::Invalid(error.to_string())),
+            // Nobody chose pieces that are too short.
+            None => Geometry::standard(content_length)
+                .map_err(|_| DownloadError::TooLong { content_length }),
+        }?;
         let is_fresh = learnt.content.is_some() || learnt.spooled.is_some();
         let task = self
             .create(spec, geometry, learnt.facts.as_ref(), learnt.content)

@@ -1,6 +1,6 @@
 //! Answers of our own: what went wrong, whose fault it was, and what to do.
 
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Method, Response, StatusCode, header};
 use source::SourceError;
 
 use super::body::ProxyBody;
@@ -48,6 +48,28 @@ pub fn error(status: StatusCode, whose: ErrorType, text: &str) -> Response<Proxy
 pub fn busy(status: StatusCode, text: &str) -> Response<ProxyBody> {
     let mut response = error(status, ErrorType::Proxy, text);
     { response.headers_mut() }.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+/// The last answer of its connection.
+pub fn closing(mut response: Response<ProxyBody>) -> Response<ProxyBody> {
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(header::CONNECTION, close);
+    response
+}
+
+/// To a request that may not go on. TRACE would show everybody who can send one what other hops added, credentials among it.
+pub fn last_hop(method: &Method) -> Response<ProxyBody> {
+    let mut response = match *method {
+        Method::OPTIONS => Response::new(ProxyBody::empty()),
+        _ => error(
+            StatusCode::METHOD_NOT_ALLOWED,
+            ErrorType::Proxy,
+            "this proxy shows no requests: allow one hop more (Max-Forwards) to ask the next one",
+        ),
+    };
+    let allowed = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, CONNECT");
+    response.headers_mut().insert(header::ALLOW, allowed);
     response
 }
 

@@ -24,7 +24,7 @@ use tracing::debug;
 
 use super::Proxy;
 use super::body::ProxyBody;
-use super::listener::{farewell, linger};
+use super::listener::{farewell, linger, reset};
 use super::target::Destination;
 use super::tunnel::{self, Opened};
 use super::watch::{Phase, Watch, Watched};
@@ -121,8 +121,7 @@ pub(super) async fn serve(
             }
             Ended::Done(io) => return Box::pin(linger(io)).await,
             Ended::Broken(io) => {
-                // A reset: to a client that reads until the end, a proper end would say that it has everything.
-                let _ = socket2::SockRef::from(&io).set_linger(Some(Duration::ZERO));
+                reset(io);
                 return;
             }
         }
@@ -233,6 +232,9 @@ where
             },
         }
     };
+    // Asked before the state machine goes, which takes the answer along with it. What a client does not take is not sent yet, even if
+    // all of it was made.
+    let unfinished = watch.phase() == Phase::Busy || watch.is_blocked();
     let parts = connection.into_parts();
     let (io, unread) = parts.io.into_inner().into_parts();
     // Bytes that the state machine read come before those that it was not given yet.
@@ -252,13 +254,13 @@ where
         }
         Some(Err(error)) => {
             debug!(remote = %peer.remote, %error, "connection failed");
-            if watch.phase() == Phase::Busy || error.is_user() {
+            if unfinished || error.is_user() {
                 Ended::Broken(io)
             } else {
                 Ended::Done(io)
             }
         }
-        None if watch.phase() == Phase::Busy => Ended::Broken(io),
+        None if unfinished => Ended::Broken(io),
         None => Ended::Done(io),
     }
 }

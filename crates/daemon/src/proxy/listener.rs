@@ -131,3 +131,9 @@ pub(super) async fn linger(mut stream: impl AsyncReadExt + AsyncWriteExt + Unpin
     };
     let _ = tokio::time::timeout(FAREWELL_MAX, rest).await;
 }
+
+/// Ends a connection without a proper end, which would say to whoever reads until then that nothing is missing.
+pub(super) fn reset(stream: TcpStream) {
+    // Where it is refused the connection is closed all the same.
+    let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+}

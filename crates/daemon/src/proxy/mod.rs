@@ -26,12 +26,16 @@ pub mod window;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod wire_tests;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method, Request, Response, StatusCode, request};
+use http_body::Body;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 use runtime::grpc::RateLimit;
@@ -42,7 +46,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
-use url::Url;
+use url::{Position, Url};
 
 use crate::blocklist::Subject;
 use crate::config::{self, ProxyLimits};
@@ -53,6 +57,7 @@ use auth::Door;
 use body::ProxyBody;
 use connection::Peer;
 use direct::Direct;
+use headers::Framing;
 use intercept::Interception;
 use p2p::{Outcome, P2p, P2pRequest};
 use rules::Rules;
@@ -178,8 +183,8 @@ impl Proxy {
     async fn handle(&self, request: Request<Incoming>, peer: &Peer) -> Response<ProxyBody> {
         let proxy = &self.0;
         let (mut parts, body) = request.into_parts();
-        if parts.headers.get_all(header::HOST).iter().count() > 1 {
-            return bad_request("a request has one Host header, not several");
+        if let Some(refusal) = refused_message(&parts, &body) {
+            return refusal;
         }
         let target = target::classify(
             &parts.method,
@@ -213,11 +218,14 @@ impl Proxy {
         {
             return refusal;
         }
+        if !headers::may_go_on(&parts.method, &mut parts.headers) {
+            return answer::last_hop(&parts.method);
+        }
         match target {
             Target::Tunnel(to) => tunnel::open(self, to, peer).await,
-            Target::Url { url, mode } => {
+            Target::Url { url, path, mode } => {
                 let is_ping = mode == Mode::Mirror && url.path() == "/v2/";
-                let response = self.fetch(parts, body, url, peer).await;
+                let response = self.fetch(parts, body, (url, path), peer).await;
                 match is_ping && response.status().is_server_error() {
                     true => answer::ping(),
                     false => response,
@@ -231,26 +239,28 @@ impl Proxy {
         &self,
         parts: request::Parts,
         body: Incoming,
-        url: Url,
+        (mut url, path): (Url, PathAndQuery),
         peer: &Peer,
     ) -> Response<ProxyBody> {
         let request::Parts {
             method,
+            version,
             mut headers,
             ..
         } = parts;
         headers::remove_hop_by_hop(&mut headers);
-        if let Ok(via) = HeaderValue::from_str(&format!("1.1 {}", self.0.pseudonym)) {
-            headers.append(header::VIA, via);
-        }
-        let mut url = url;
+        headers::add_via(&mut headers, version, &self.0.pseudonym);
         let mut rescue = None;
         if let Some(rule) = self.rule_for(&method, &url, &headers) {
             url = match rule.origin(&url) {
                 Some(origin) => origin,
                 None => return bad_request("the redirect of the rule for this URL is no host"),
             };
-            if let Some(refusal) = self.blocked(&url, &headers) {
+            // As it is understood here, and as the origin may be told.
+            let written = format!("{}{path}", &url[..Position::BeforePath]);
+            let refusal = { [url.as_str(), &written].into_iter() }
+                .find_map(|url| self.blocked(url, &headers));
+            if let Some(refusal) = refusal {
                 return refusal;
             }
             self.0.metrics.proxy.via_dfdaemon.inc();
@@ -273,6 +283,7 @@ impl Proxy {
         let request = Direct {
             method,
             url,
+            path,
             headers,
             body,
         };
@@ -307,10 +318,10 @@ impl Proxy {
         rules.find(url).or_else(by_header)
     }
 
-    fn blocked(&self, url: &Url, headers: &HeaderMap) -> Option<Response<ProxyBody>> {
+    fn blocked(&self, url: &str, headers: &HeaderMap) -> Option<Response<ProxyBody>> {
         let priority = text(headers, "x-dragonfly-priority").and_then(|text| text.parse().ok());
         let subject = Subject {
-            url: url.as_str(),
+            url,
             application: text(headers, "x-dragonfly-application"),
             tag: text(headers, "x-dragonfly-tag"),
             priority: priority.unwrap_or(PRIORITY_DEFAULT),
@@ -348,6 +359,10 @@ impl Proxy {
 
     fn limits(&self) -> &ProxyLimits {
         &self.0.limits
+    }
+
+    fn pseudonym(&self) -> &str {
+        &self.0.pseudonym
     }
 
     fn http(&self) -> &HttpSource {
@@ -410,6 +425,30 @@ pub fn own_addresses(listen: SocketAddr, ip: IpAddr) -> Vec<SocketAddr> {
 
 fn bad_request(text: &str) -> Response<ProxyBody> {
     answer::error(StatusCode::BAD_REQUEST, ErrorType::Proxy, text)
+}
+
+/// What cannot be passed on without meaning something else there. The connection ends with it: where the message does is not sure.
+fn refused_message(parts: &request::Parts, body: &Incoming) -> Option<Response<ProxyBody>> {
+    let (status, text) = match headers::framing(&parts.headers) {
+        Framing::Coded => (
+            StatusCode::NOT_IMPLEMENTED,
+            "the body of the request has a transfer coding that is not understood: send it as it is, or in chunks",
+        ),
+        Framing::Twice => (
+            StatusCode::BAD_REQUEST,
+            "the body of the request is said to be chunked more than once",
+        ),
+        Framing::Plain if parts.method == Method::CONNECT && !body.is_end_stream() => (
+            StatusCode::BAD_REQUEST,
+            "CONNECT has no body: what follows its headers belongs to the tunnel",
+        ),
+        Framing::Plain => {
+            let wrong = headers::wrong_host(parts.version, &parts.headers)?;
+            (StatusCode::BAD_REQUEST, wrong)
+        }
+    };
+    let refusal = answer::error(status, ErrorType::Proxy, text);
+    Some(answer::closing(refusal))
 }
 
 /// A header that is visible ASCII; anything else counts as absent, as in v2.

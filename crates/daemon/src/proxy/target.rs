@@ -2,9 +2,9 @@
 //!
 //! Everything here comes from strangers; nothing here waits, allocates without bound, or panics.
 
-use http::uri::Authority;
+use http::uri::{Authority, PathAndQuery};
 use http::{HeaderMap, Method, Uri};
-use url::Url;
+use url::{Position, Url};
 
 /// Names the registry of a request in mirror mode, as a URL.
 pub const REGISTRY_HEADER: &str = "x-dragonfly-registry";
@@ -18,8 +18,10 @@ const DOCKER_ALIASES: [&str; 2] = ["docker.io", "index.docker.io"];
 pub enum Target {
     /// A URL to ask an origin for.
     Url {
-        /// http or https.
+        /// http or https, in its normal form: what rules, block list and identity are about.
         url: Url,
+        /// Its path and query as the client wrote them, for the origin (RFC 9110, section 7.7).
+        path: PathAndQuery,
         /// How the client came to ask us.
         mode: Mode,
     },
@@ -74,27 +76,31 @@ pub fn classify(
         }
         return destination(uri).map(Target::Tunnel);
     }
-    let forward = |url| Target::Url {
-        url,
-        mode: Mode::Forward,
+    let path = || literal(&uri.path_and_query().map_or("/".into(), ToString::to_string));
+    let forward = |url| {
+        Ok(Target::Url {
+            url,
+            path: path()?,
+            mode: Mode::Forward,
+        })
     };
     if uri.scheme().is_some() {
-        return web_url(&uri.to_string()).map(forward);
+        return web_url(&uri.to_string()).and_then(forward);
     }
     if uri.authority().is_some() || !uri.path().starts_with('/') {
         return Err(BadTarget::new(
             "the request line needs a whole URL (as sent to a proxy) or a path (as sent to a registry)",
         ));
     }
-    let path = uri.path_and_query().map_or("/", |it| it.as_str());
     match within {
         Some(Destination { host, port }) => {
-            web_url(&format!("https://{host}:{port}{path}")).map(forward)
+            web_url(&format!("https://{host}:{port}{}", path()?)).and_then(forward)
         }
-        None => Ok(Target::Url {
-            url: mirrored(uri, headers, registry)?,
-            mode: Mode::Mirror,
-        }),
+        None => {
+            let (url, path) = mirrored(uri, headers, registry)?;
+            let mode = Mode::Mirror;
+            Ok(Target::Url { url, path, mode })
+        }
     }
 }
 
@@ -120,8 +126,12 @@ pub fn docker_registry() -> Url {
     Url::parse("https://index.docker.io").expect("a URL")
 }
 
-/// The URL in the registry that a request in mirror mode means.
-fn mirrored(uri: &Uri, headers: &HeaderMap, default: &Url) -> Result<Url, BadTarget> {
+/// The URL in the registry that a request in mirror mode means, and what of it the registry is told.
+fn mirrored(
+    uri: &Uri,
+    headers: &HeaderMap,
+    default: &Url,
+) -> Result<(Url, PathAndQuery), BadTarget> {
     let query = uri.query().unwrap_or_default();
     // A value that is no visible ASCII counts as absent, as in v2.
     let header = { headers.get(REGISTRY_HEADER) }.and_then(|value| value.to_str().ok());
@@ -137,14 +147,13 @@ fn mirrored(uri: &Uri, headers: &HeaderMap, default: &Url) -> Result<Url, BadTar
         },
     };
     let path = uri.path();
-    let mut text = base.as_str().trim_end_matches('/').to_owned();
-    text.push_str(path);
+    let mut asked = format!("{}{path}", base.path().trim_end_matches('/'));
     let passed_on = without_namespace(query);
     if !passed_on.is_empty() {
-        text.push('?');
-        text.push_str(&passed_on);
+        asked.push('?');
+        asked.push_str(&passed_on);
     }
-    let mut url = web_url(&text)?;
+    let mut url = web_url(&format!("{}{asked}", &base[..Position::BeforePath]))?;
     let is_docker = url
         .host_str()
         .is_some_and(|host| DOCKER_ALIASES.contains(&host));
@@ -152,7 +161,13 @@ fn mirrored(uri: &Uri, headers: &HeaderMap, default: &Url) -> Result<Url, BadTar
         url.set_host(Some(DOCKER_REGISTRY))
             .map_err(|error| BadTarget::new(error.to_string()))?;
     }
-    Ok(url)
+    Ok((url, literal(&asked)?))
+}
+
+/// What a request line says.
+fn literal(path: &str) -> Result<PathAndQuery, BadTarget> {
+    path.parse()
+        .map_err(|error| BadTarget::new(format!("the path cannot be understood: {error}")))
 }
 
 /// The `ns` parameter, which containerd adds.
@@ -211,12 +226,16 @@ fn web_url(text: &str) -> Result<Url, BadTarget> {
 fn destination(uri: &Uri) -> Result<Destination, BadTarget> {
     let refused = || BadTarget::new("CONNECT needs host:port");
     let authority = uri.authority().ok_or_else(refused)?;
-    let port = match (authority.port_u16(), authority.port()) {
-        (Some(0), _) | (None, Some(_)) => return Err(refused()),
-        (Some(port), _) => port,
-        (None, None) => 443,
-    };
     if uri.scheme().is_some() || authority.as_str().contains('@') {
+        return Err(refused());
+    }
+    // Not as the parser sees it, to which a port that is none looks like no port.
+    let named = authority.as_str().strip_prefix(authority.host());
+    let port = match named.ok_or_else(refused)?.strip_prefix(':') {
+        Some(port) => port.parse().map_err(|_| refused())?,
+        None => 443,
+    };
+    if port == 0 {
         return Err(refused());
     }
     // The URL parser knows what a host is, and how an address is usually written.
@@ -254,6 +273,42 @@ mod tests {
         );
         let error = asked("ftp://h/f", None).unwrap_err();
         assert!(error.contains("\"ftp\" is not proxied"), "{error}");
+    }
+
+    #[test]
+    fn origins_are_told_what_clients_wrote() {
+        let default = Url::parse("https://default.example/base/").unwrap();
+        for (uri, url, told) in [
+            ("http://h/a/../b", "http://h/b", "/a/../b"),
+            ("http://h/a/%2e%2e/b/.", "http://h/b/", "/a/%2e%2e/b/."),
+            (
+                "http://h/a\\b?x='q'",
+                "http://h/a/b?x=%27q%27",
+                "/a\\b?x='q'",
+            ),
+            ("http://h?x", "http://h/?x", "/?x"),
+            ("http://h", "http://h/", "/"),
+            (
+                "/v2/../a?ns=r.example&y='",
+                "https://r.example/a?y=%27",
+                "/v2/../a?y='",
+            ),
+            (
+                "/v2/./a?",
+                "https://default.example/base/v2/a",
+                "/base/v2/./a",
+            ),
+        ] {
+            let uri: Uri = uri.parse().unwrap();
+            match classify(&Method::GET, &uri, &HeaderMap::new(), None, &default) {
+                Ok(Target::Url {
+                    url: seen, path, ..
+                }) => {
+                    assert_eq!((seen.as_str(), path.as_str()), (url, told), "{uri}");
+                }
+                other => panic!("{uri}: {other:?}"),
+            }
+        }
     }
 
     #[test]
@@ -331,7 +386,16 @@ mod tests {
         assert_eq!(connect("H.example:8443"), Some(("h.example".into(), 8443)));
         assert_eq!(connect("h"), Some(("h".into(), 443)));
         assert_eq!(connect("[::1]:1"), Some(("[::1]".into(), 1)));
-        for wrong in ["/path", "h:0", "u@h:1", "http://h/"] {
+        for wrong in [
+            "/path",
+            "h:0",
+            "h:",
+            "h:99999",
+            "h:65536",
+            "[::1]:",
+            "u@h:1",
+            "http://h/",
+        ] {
             assert_eq!(connect(wrong), None, "{wrong}");
         }
     }
@@ -348,8 +412,11 @@ mod tests {
             classify(&method, &uri, &HeaderMap::new(), Some(&within), &registry)
         };
         let url = Url::parse("https://h/p?ns=x").unwrap();
-        let mode = Mode::Forward;
-        assert_eq!(ask(Method::GET, "/p?ns=x"), Ok(Target::Url { url, mode }));
+        let (path, mode) = (PathAndQuery::from_static("/p?ns=x"), Mode::Forward);
+        assert_eq!(
+            ask(Method::GET, "/p?ns=x"),
+            Ok(Target::Url { url, path, mode })
+        );
         assert!(ask(Method::CONNECT, "h:1").is_err());
     }
 

@@ -6,6 +6,7 @@ use axum::Router;
 use axum::body::Body as AxumBody;
 use axum::extract::Request as AxumRequest;
 use axum::response::IntoResponse;
+use http::header;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -14,17 +15,17 @@ use crate::testing::DEADLINE;
 use crate::{Addresses, Config};
 
 /// A daemon with an origin that tells what it was asked.
-struct Setup {
+pub(super) struct Setup {
     _dir: tempfile::TempDir,
-    addresses: Addresses,
-    origin: SocketAddr,
+    pub(super) addresses: Addresses,
+    pub(super) origin: SocketAddr,
     shutdown: Shutdown,
     around: Shutdown,
 }
 
 impl Setup {
     /// `proxy` is added to `proxy.server`, `more` to the configuration; `ORIGIN` in it is the origin.
-    async fn start(server: &str, more: &str) -> Self {
+    pub(super) async fn start(server: &str, more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let around = Shutdown::new();
         let origin = origin(&around);
@@ -58,12 +59,12 @@ impl Setup {
         }
     }
 
-    async fn connect(&self) -> TcpStream {
+    pub(super) async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.addresses.proxy).await.unwrap()
     }
 
     /// Sends `request` as it is, and reads until the end of the connection. `ORIGIN` in it is the origin.
-    async fn say(&self, request: &str) -> String {
+    pub(super) async fn say(&self, request: &str) -> String {
         let mut stream = self.connect().await;
         let request = request.replace("ORIGIN", &self.origin.to_string());
         // The proxy may have hung up already.
@@ -74,26 +75,26 @@ impl Setup {
     }
 
     /// A GET that ends with its answer.
-    async fn get(&self, target: &str, headers: &str) -> String {
+    pub(super) async fn get(&self, target: &str, headers: &str) -> String {
         let request =
             format!("GET {target} HTTP/1.1\r\nHost: any\r\n{headers}Connection: close\r\n\r\n");
         self.say(&request).await
     }
 
-    async fn stop(self) {
+    pub(super) async fn stop(self) {
         assert_eq!(self.shutdown.drain(DEADLINE).await.aborted, [""; 0]);
         self.around.drain(DEADLINE).await;
     }
 }
 
-async fn read_to_end(stream: &mut TcpStream) -> String {
+pub(super) async fn read_to_end(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
     // A reset ends a connection as well.
     let _ = stream.read_to_end(&mut answer).await;
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-fn status(answer: &str) -> &str {
+pub(super) fn status(answer: &str) -> &str {
     answer.split(' ').nth(1).unwrap_or("nothing")
 }
 
@@ -459,7 +460,7 @@ async fn too_much_is_refused_at_once() {
         }
         tunnel = setup.connect().await;
     }
-    let closing = connect.replace("Host: x", "Connection: close");
+    let closing = connect.replace("Host: x", "Host: x\r\nConnection: close");
     let second = setup.say(&closing).await;
     assert_eq!(status(&second), "503", "{second}");
 

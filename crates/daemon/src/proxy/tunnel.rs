@@ -17,6 +17,7 @@ use tracing::{debug, warn};
 use super::answer::{self, ErrorType};
 use super::body::ProxyBody;
 use super::connection::{self, Peer};
+use super::listener::reset;
 use super::target::Destination;
 use super::watch::{Watch, Watched};
 use super::window::Windows;
@@ -111,6 +112,8 @@ pub(super) async fn run(
     }
 }
 
+/// Carries bytes until both ends have ended their direction. Any other end is a reset for both, so that what one of them lost is not
+/// taken for its end by the other.
 async fn copy(
     proxy: &Proxy,
     mut near: Watched<TcpStream>,
@@ -118,24 +121,29 @@ async fn copy(
     watch: &Watch,
     stop: &CancellationToken,
 ) {
-    let mut copied = pin!(tokio::io::copy_bidirectional_with_sizes(
-        &mut near, &mut far, BUFFER, BUFFER
-    ));
-    let mut ticks = tokio::time::interval(TICK);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            biased;
-            () = proxy.is_cut() => return,
-            // Whichever end failed, the other one hears it by the closing of both.
-            _ = &mut copied => return,
-            _ = ticks.tick() => {
-                let still = watch.still();
-                if still > proxy.limits().idle || (stop.is_cancelled() && still >= TICK) {
-                    return;
+    let ended = {
+        let mut copied = pin!(tokio::io::copy_bidirectional_with_sizes(
+            &mut near, &mut far, BUFFER, BUFFER
+        ));
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = proxy.is_cut() => break false,
+                copied = &mut copied => break copied.is_ok(),
+                _ = ticks.tick() => {
+                    let still = watch.still();
+                    if still > proxy.limits().idle || (stop.is_cancelled() && still >= TICK) {
+                        break false;
+                    }
                 }
             }
         }
+    };
+    if !ended {
+        reset(near.into_parts().0);
+        reset(far);
     }
 }
 

@@ -87,6 +87,11 @@ impl Watch {
         self.since(self.moved_ms.load(Ordering::Relaxed))
     }
 
+    /// Whether the other side does not take what we write.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked_ms.load(Ordering::Relaxed) != 0
+    }
+
     /// How long the other side has not taken what we write.
     pub(super) fn blocked(&self) -> Duration {
         match self.blocked_ms.load(Ordering::Relaxed) {

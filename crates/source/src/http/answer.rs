@@ -216,6 +216,19 @@ impl Answer<'_> {
     }
 
     fn refuse_encoded(&self, encoded: EncodedContent) -> Result<(), SourceError> {
+        let codings = self.text(header::TRANSFER_ENCODING).unwrap_or_default();
+        let is_known = |coding: &&str| {
+            ["", "chunked", "identity"]
+                .iter()
+                .any(|known| coding.eq_ignore_ascii_case(known))
+        };
+        // The HTTP library takes chunks apart and leaves everything else as it is: those are not the bytes of the content.
+        if let Some(coding) = codings.split(',').map(str::trim).find(|it| !is_known(it)) {
+            return Err(SourceError::Encoded {
+                url: self.shown(),
+                encoding: coding.chars().take(64).collect(),
+            });
+        }
         match self.text(header::CONTENT_ENCODING) {
             Some(encoding)
                 if encoded == EncodedContent::Refuse

@@ -165,3 +165,17 @@ proptest! {
         let _ = ContentRange::parse(&text);
     }
 }
+
+#[test]
+fn a_transfer_coding_besides_chunks_is_no_content() {
+    for (coding, fine) in [
+        ("chunked", true),
+        ("identity", true),
+        ("gzip, chunked", false),
+        ("gzip", false),
+    ] {
+        let judged = verdict(&Get::whole(), 200, &[("transfer-encoding", coding)]);
+        let is_refused = matches!(judged, Err(SourceError::Encoded { .. }));
+        assert_eq!(is_refused, !fine, "{coding}: {judged:?}");
+    }
+}

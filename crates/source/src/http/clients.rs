@@ -15,6 +15,7 @@ use url::Url;
 use super::failure;
 use super::options::{HttpOptions, ProxyUse};
 use super::resolver::{PolicyResolver, ResolveFailure, permitted_addresses};
+use super::tls;
 use super::upstream::Upstream;
 use super::way::{Environment, Way};
 use crate::dialect::Verification;
@@ -34,6 +35,8 @@ pub(super) struct Clients {
     options: HttpOptions,
     environment: Environment,
     made: Mutex<Vec<(Key, Client)>>,
+    /// What was made of [`tls`]; like the clients.
+    tls: Mutex<Vec<(Key, Arc<rustls::ClientConfig>)>>,
 }
 
 /// Where a request goes, and how.
@@ -110,7 +113,8 @@ impl Clients {
         Ok(Self {
             options: options.clone(),
             environment,
-            made: Mutex::new(Vec::new()),
+            made: Mutex::default(),
+            tls: Mutex::default(),
         })
     }
 
@@ -183,6 +187,37 @@ impl Clients {
         }
         made.push((key, client.clone()));
         Ok(client)
+    }
+
+    /// How the client for forwarded requests that may take `route` speaks TLS, for a connection that is not its own.
+    pub(super) async fn tls_for(
+        &self,
+        route: &Route<'_>,
+    ) -> Result<Arc<rustls::ClientConfig>, SourceError> {
+        let key = self.key_for(route, Use::Forwarding, &[], Verification::On);
+        if let Some((_, config)) = self.tls.lock().iter().find(|(known, _)| *known == key) {
+            return Ok(config.clone());
+        }
+        let upstream = key
+            .upstream
+            .and_then(|index| self.options.upstreams.get(index));
+        let roots = (key.trust != Trust::Unverified).then(|| {
+            let own = upstream.iter().flat_map(|it| &it.trust_roots);
+            let roots = self.options.trust_roots.iter().chain(own);
+            roots.map(|der| der.clone().into()).collect()
+        });
+        let identity = upstream.and_then(|it| it.identity.clone());
+        let built = tokio::task::spawn_blocking(move || tls::config(roots, identity.as_ref()));
+        let config = match built.await {
+            Ok(built) => Arc::new(built.map_err(setup)?),
+            Err(error) => return Err(setup(error.to_string())),
+        };
+        let mut made = self.tls.lock();
+        if made.len() >= CLIENTS_MAX + 2 * self.options.upstreams.len() {
+            made.remove(0);
+        }
+        made.push((key, config.clone()));
+        Ok(config)
     }
 
     fn find(&self, key: &Key) -> Option<Client> {

@@ -74,7 +74,7 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
 }
 
 /// An error of rustls, which comes packed into I/O errors and is then not part of the chain itself.
-fn tls_reason(cause: &(dyn Error + 'static)) -> Option<String> {
+pub(super) fn tls_reason(cause: &(dyn Error + 'static)) -> Option<String> {
     if let Some(error) = cause.downcast_ref::<rustls::Error>() {
         return Some(error.to_string());
     }

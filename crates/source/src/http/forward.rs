@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use ::http::uri::PathAndQuery;
 use ::http::{HeaderMap, Method, Response, Uri};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel};
@@ -14,11 +15,12 @@ use tower::ServiceExt;
 use url::Url;
 
 use super::clients::{Route, Use};
-use super::failure;
 use super::resolver::{ResolveFailure, permitted_addresses};
+use super::sending::Turn;
 use super::upstream::Credentials;
 use super::way::{UpstreamProxy, Way};
 use super::{ForwardBody, HttpSource};
+use super::{failure, literal};
 use crate::dialect::Verification;
 use crate::{Redacted, SourceError, StallPhase};
 
@@ -29,11 +31,13 @@ pub struct Forward {
     pub method: Method,
     /// http or https.
     pub url: Url,
+    /// What the request line says of `url`, to the byte: what an URL means can be written in many ways.
+    pub path: PathAndQuery,
     /// As they are to arrive; without `Host`, which comes from the URL that is contacted.
     pub headers: HeaderMap,
-    /// `None` sends none.
+    /// `None` sends none. It has to end by itself when nothing comes any more: that time has no limit here.
     pub body: Option<ForwardBody>,
-    /// Longest wait for the status line, sending the body included.
+    /// Longest wait for the origin: to take what of the body is there, and after the last of it to answer with the status line.
     pub header_limit: Duration,
 }
 
@@ -44,35 +48,56 @@ impl HttpSource {
     /// # Errors
     ///
     /// [`SourceError`] if the origin may not be contacted, cannot be reached, or does not answer.
-    pub async fn forward(&self, forward: Forward) -> Result<Response<ForwardBody>, SourceError> {
+    pub async fn forward(
+        &self,
+        mut forward: Forward,
+    ) -> Result<Response<ForwardBody>, SourceError> {
         let route = self.clients.route(&forward.url);
         self.clients.check(&route).await?;
-        let client = self
-            .clients
-            .client_for(&route, Use::Forwarding, &[], Verification::On)
-            .await?;
-        let mut headers = forward.headers;
-        route.add_credentials(&mut headers);
-        let mut request = client
-            .request(forward.method, route.url.clone())
-            .headers(headers);
-        if let Some(body) = forward.body {
-            request = request.body(body);
-        }
-        let limit = forward.header_limit;
-        match timeout(limit, request.send()).await {
-            Ok(Ok(response)) => Ok(response.into()),
-            Ok(Err(error)) => Err(failure::of_exchange(
-                &error,
-                &forward.url,
-                self.options.connect_limit,
-            )),
-            Err(_) => Err(SourceError::Stalled {
-                url: Redacted::url(&forward.url),
+        route.add_credentials(&mut forward.headers);
+        let turn = Turn::of_origin();
+        forward.body = forward.body.map(|body| turn.watching(body));
+        let (url, limit) = (forward.url.clone(), forward.header_limit);
+        let answer = async {
+            match literal::is_meant_literally(&forward.path, &route.url) {
+                true => self.exchange_literally(&route, forward).await,
+                false => self.exchange(&route, forward).await,
+            }
+        };
+        match turn.within(limit, answer).await {
+            Some(outcome) => outcome,
+            None => Err(SourceError::Stalled {
+                url: Redacted::url(&url),
                 phase: StallPhase::Header,
                 limit,
                 received: 0,
             }),
+        }
+    }
+
+    /// Sends a request for the URL of `route`, over a connection that it shares with others.
+    async fn exchange(
+        &self,
+        route: &Route<'_>,
+        forward: Forward,
+    ) -> Result<Response<ForwardBody>, SourceError> {
+        let client = self
+            .clients
+            .client_for(route, Use::Forwarding, &[], Verification::On)
+            .await?;
+        let mut request = client
+            .request(forward.method, route.url.clone())
+            .headers(forward.headers);
+        if let Some(body) = forward.body {
+            request = request.body(body);
+        }
+        match request.send().await {
+            Ok(response) => Ok(response.into()),
+            Err(error) => Err(failure::of_exchange(
+                &error,
+                &forward.url,
+                self.options.connect_limit,
+            )),
         }
     }
 
@@ -105,7 +130,7 @@ impl HttpSource {
         Ok(stream)
     }
 
-    async fn dial_by(&self, route: &Route<'_>) -> Result<TcpStream, SourceError> {
+    pub(super) async fn dial_by(&self, route: &Route<'_>) -> Result<TcpStream, SourceError> {
         let url = &route.url;
         let host = url.host_str().unwrap_or_default();
         let port = url.port_or_known_default().unwrap_or(443);

@@ -17,9 +17,12 @@ mod clients;
 mod failure;
 mod forward;
 mod listing;
+mod literal;
 mod options;
 mod outgoing;
 mod resolver;
+mod sending;
+mod tls;
 mod upstream;
 mod way;
 

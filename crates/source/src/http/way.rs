@@ -42,6 +42,12 @@ impl UpstreamProxy {
         format!("{}://{host}:{port}", self.0.scheme())
     }
 
+    pub(super) fn host_and_port(&self) -> (&str, u16) {
+        let host = self.0.host_str().unwrap_or_default();
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        (bare, self.0.port_or_known_default().unwrap_or(1080))
+    }
+
     pub(super) fn credentials(&self) -> Option<(String, String)> {
         let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
         let given = !self.0.username().is_empty() || self.0.password().is_some();

@@ -43,6 +43,7 @@ pub(super) fn download(error: &DownloadError) -> Response<ProxyBody> {
         },
         DownloadError::Range { .. } => (StatusCode::RANGE_NOT_SATISFIABLE, ErrorType::Dfdaemon),
         DownloadError::Invalid(_) => (StatusCode::BAD_REQUEST, ErrorType::Dfdaemon),
+        DownloadError::TooLong { .. } => (StatusCode::BAD_GATEWAY, ErrorType::Backend),
         DownloadError::Unmeasured => (StatusCode::UNPROCESSABLE_ENTITY, ErrorType::Dfdaemon),
         DownloadError::Digest { .. } | DownloadError::Retracted { .. } => {
             (StatusCode::BAD_GATEWAY, ErrorType::Backend)
@@ -79,6 +80,21 @@ pub(super) fn origin(error: &SourceError) -> Response<ProxyBody> {
         Some(status) => refused(status, &error.detail().header, &error.to_string()),
         None => answer::unreachable(error),
     }
+}
+
+/// Whether the origin answered with a status that means no failure, but is no content to share either (204, 203, 304, ...).
+pub(super) fn is_no_failure(error: &DownloadError) -> bool {
+    match error {
+        DownloadError::Source(error) => is_no_failure_of_origin(error),
+        DownloadError::Refused { status_code, .. } => (200..400).contains(status_code),
+        _ => false,
+    }
+}
+
+/// As [`is_no_failure`].
+pub(super) fn is_no_failure_of_origin(error: &SourceError) -> bool {
+    let status = error.status_code();
+    status.is_some_and(|status| (200..400).contains(&status))
 }
 
 /// What this client may not have while its origin cannot be asked.
@@ -147,6 +163,13 @@ mod tests {
         let cases = [
             (DownloadError::Invalid("x".into()), 400, "dfdaemon"),
             (DownloadError::Unmeasured, 422, "dfdaemon"),
+            (
+                DownloadError::TooLong {
+                    content_length: 1 << 62,
+                },
+                502,
+                "backend",
+            ),
             (DownloadError::Busy { count: 1 }, 503, "dfdaemon"),
             (DownloadError::Stopping, 503, "dfdaemon"),
             (DownloadError::Write { reason: "x".into() }, 500, "dfdaemon"),

@@ -107,6 +107,8 @@ pub enum DirectReason {
     NotShown,
     /// The client's condition is about what the origin has now.
     Condition,
+    /// The origin's answer is neither content nor a refusal.
+    NoContent,
 }
 
 /// What the way into the swarm is made of.
@@ -148,6 +150,8 @@ enum Admission {
     Differs,
     /// The origin is away: only if it is known that it gives the content to anybody.
     IfPublic,
+    /// The origin's answer to this client is neither content nor a refusal: it is for the client to understand.
+    NotHere,
     No(Response<ProxyBody>),
 }
 
@@ -207,6 +211,7 @@ impl P2p {
             Err(DownloadError::Source(error)) if matches!(*error, SourceError::Encoded { .. }) => {
                 Outcome::Direct(DirectReason::Encoded)
             }
+            Err(error) if errors::is_no_failure(&error) => Outcome::Direct(DirectReason::NoContent),
             Err(error) => {
                 warn!(url, %error, "proxied download failed");
                 Outcome::Answer(errors::download(&error))
@@ -250,8 +255,10 @@ impl Inner {
             }
             admission = self.asked(&spec);
         }
-        if let Admission::No(refusal) = admission {
-            return Ok(Outcome::Answer(refusal));
+        match admission {
+            Admission::No(refusal) => return Ok(Outcome::Answer(refusal)),
+            Admission::NotHere => return Ok(Outcome::Direct(DirectReason::NoContent)),
+            _ => {}
         }
         // What an origin says of a digest is not to be what is known here of the content.
         if !is_get && here.is_none() && matches!(admission, Admission::IfShown) {
@@ -269,6 +276,9 @@ impl Inner {
                     match admission {
                         Admission::No(refusal) => return Ok(Outcome::Answer(refusal)),
                         Admission::Differs => return Ok(Outcome::Direct(DirectReason::Differs)),
+                        Admission::NotHere => {
+                            return Ok(Outcome::Direct(DirectReason::NoContent));
+                        }
                         _ => {}
                     }
                 }
@@ -397,6 +407,7 @@ impl Inner {
                     info!(url = %spec.url_redacted(), %error, "origin is away");
                     self.access.lock().gone_away(&authority, Instant::now());
                 }
+                Err(error) if errors::is_no_failure_of_origin(&error) => return Admission::NotHere,
                 Err(error) => {
                     self.access.lock().refuse(claims[0]);
                     return Admission::No(errors::origin(&error));

@@ -104,6 +104,9 @@ impl Inner {
                     let stale = self.stale(&request, spec).await;
                     return Outcome::Answer(stale.unwrap_or_else(|| errors::origin(&error)));
                 }
+                Err(error) if errors::is_no_failure_of_origin(&error) => {
+                    return Outcome::Direct(DirectReason::NoContent);
+                }
                 Err(error) => return Outcome::Answer(errors::origin(&error)),
             }
         }
