@@ -78,8 +78,12 @@ class Containerd:
         return answer[2:].decode()
 
     def run(self, image: str, name: str, namespace: str = "default") -> str:
-        """What the image's command prints when it runs in a container."""
-        return self.ctr("run", "--rm", image, name, namespace=namespace).stdout
+        """What the image's command prints when it runs in a container. One that ends at once may be gone before ctr has opened its
+        output on a busy machine: then it runs again."""
+        for _ in range(5):
+            if printed := self.ctr("run", "--rm", image, name, namespace=namespace).stdout:
+                return printed
+        return ""
 
     def forget(self, image: str, namespace: str = "default") -> None:
         """Deletes an image with all that nothing else needs."""
