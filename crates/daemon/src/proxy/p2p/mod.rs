@@ -247,7 +247,7 @@ impl Inner {
             let outdated = match here.take() {
                 // With a digest for its name a content does not change: who says so is wrong about a whole one.
                 Some(task) if spec.named_by.is_some() => !task.is_complete().unwrap_or(true),
-                Some(_) => self.engine.is_anonymous(&spec),
+                Some(task) => self.engine.is_anonymous(&spec) && is_replaced(&task, &spec.probe),
                 None => false,
             };
             if !outdated || !self.engine.forget(&spec.task_id).await {
@@ -654,6 +654,27 @@ fn is_given(task: &Task, spec: &DownloadSpec, facts: &source::Facts) -> bool {
     let told = &facts.version;
     let names_version = told.etag.is_some() || told.last_modified.is_some();
     held.difference(told).is_none() && (names_version || !depends_on_client(&facts.header))
+}
+
+/// Whether the origin has told another version by all that is known of both. Servers behind one name often disagree about the ETags, or
+/// the times, of one and the same content.
+fn is_replaced(task: &Task, told: &Probe) -> bool {
+    let Probe::Known(facts) = told else {
+        return false;
+    };
+    let (held, told) = (stored_version(task), &facts.version);
+    let differ = |held: &Option<String>, told: &Option<String>| match (held, told) {
+        (Some(held), Some(told)) => Some(held != told),
+        _ => None,
+    };
+    let lengths = held.content_length.zip(facts.content_length);
+    let known = [
+        differ(&held.etag, &told.etag),
+        differ(&held.last_modified, &told.last_modified),
+    ];
+    let mut known = known.into_iter().flatten().peekable();
+    lengths.is_some_and(|(held, told)| held != told)
+        || known.peek().is_some() && known.all(|differ| differ)
 }
 
 /// Whether what is held here was one of several answers.
