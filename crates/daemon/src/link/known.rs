@@ -1,9 +1,8 @@
 //! What the other side of a link says that it has.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use protocol::{Bitmap, Crc32, Geometry, PieceNumber, SegmentIndex};
-use tokio::time::Instant;
 
 /// How long it holds what the other side said of its own download: several times as long as it takes to say it again.
 const GOES_ON: Duration = Duration::from_millis(1500);
