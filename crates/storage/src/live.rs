@@ -205,7 +205,8 @@ impl Live {
         let mut state = self.checked_state()?;
         let found = match &state.slots[piece.index()] {
             Slot::Missing if state.arriving == 0 && sys::has_other_names(&self.content) => {
-                state.deleted = true;
+                drop(state);
+                self.set_deleted();
                 return Err(TaskError::Deleted {
                     task: self.task.id.clone(),
                 });

@@ -51,12 +51,20 @@ use tag::Rescue;
 /// How long it is believed that a content is given to anybody, while its origin could be asked.
 const PUBLIC_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// Bytes by which an origin shows that it has a content.
+/// Places of which an origin gives the bytes to show that it has a content: who knows one in a thousand bytes must not get by.
+const SHOW_TIMES: usize = 3;
+/// Bytes of each place.
 const SHOW_LEN: u64 = 32;
 /// Where they are taken from if the origin has no ranges: the first so many bytes of what has come.
 const SHOW_WITHIN: u64 = 64 << 10;
-/// Places out of which these are chosen.
+/// Places out of which each is chosen.
 const SHOW_PLACES: usize = 8;
+/// Out of how many bytes they are taken, at least.
+const SHOW_FROM: u64 = 4096;
+/// How many of them must be different: zeros prove nothing.
+const SHOW_DIFFERENT: usize = 8;
+/// The longest part of a content of which the origin has shown a part only.
+const SHOWN_PART_MAX: u64 = 1 << 20;
 /// How long it may take to show them.
 const SHOW_MAX: Duration = Duration::from_secs(15);
 
@@ -139,6 +147,17 @@ struct Inner {
     access: Mutex<Access>,
     memory: Memory,
     crowd: Crowd,
+}
+
+/// What an origin has shown of what a digest names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    /// Nothing.
+    Nothing,
+    /// That it has the part that is asked for.
+    Part,
+    /// That it has the content.
+    Whole,
 }
 
 /// Whether a client may have a content.
@@ -292,10 +311,14 @@ impl Inner {
         *response.headers_mut() = answer::headers(&facts, &plan);
         self.add_own_headers(&mut response, &spec, &task);
         let Some(range) = plan.range.filter(|_| is_get) else {
-            return Ok(Outcome::Answer(match self.may(&admission, &task) {
-                true => response,
-                false => errors::unasked(),
-            }));
+            return Ok(match self.may(&admission, &task) {
+                true => Outcome::Answer(response),
+                // It has not shown anything: what it says goes to the client as it is.
+                false if matches!(admission, Admission::IfShown) => {
+                    Outcome::Direct(DirectReason::NotShown)
+                }
+                false => Outcome::Answer(errors::unasked()),
+            });
         };
         let is_part = plan.status == StatusCode::PARTIAL_CONTENT;
         spec.range = is_part.then_some(range);
@@ -316,8 +339,9 @@ impl Inner {
         };
         if matches!(admission, Admission::IfShown) {
             match self.shows(&spec, &task, &mut portions).await {
-                Ok(true) => self.shown(request, &spec, &task),
-                Ok(false) => return Ok(Outcome::Direct(DirectReason::NotShown)),
+                Ok(Shown::Whole) => self.shown(request, &spec, &task),
+                Ok(Shown::Part) => {}
+                Ok(Shown::Nothing) => return Ok(Outcome::Direct(DirectReason::NotShown)),
                 Err(error) => {
                     exchange.failed();
                     return Err(error);
@@ -325,7 +349,7 @@ impl Inner {
             }
         }
         // The neighbours that gave the first bytes have said by now whether the content is public.
-        if !self.may(&admission, &task) {
+        if !matches!(admission, Admission::IfShown) && !self.may(&admission, &task) {
             return Ok(Outcome::Answer(errors::unasked()));
         }
         if *reference == Reference::Manifest && !is_part && facts.named_by.is_some() {
@@ -462,51 +486,72 @@ impl Inner {
         access.is_remembered(shown, Instant::now())
     }
 
-    /// Lets the origin show that it has the content that its digest names: some bytes that only who has it can know, out of those that
-    /// have come. Anybody can set up a registry that says yes to every digest.
+    /// Lets the origin show that it has the content that its digest names: some bytes that only who has it can know. Anybody can set up a
+    /// registry that says yes to every digest, and may know a part of the content: so the place is not the client's to choose.
     async fn shows(
         &self,
         spec: &DownloadSpec,
         task: &Task,
         portions: &mut Portions,
-    ) -> Result<bool, DownloadError> {
+    ) -> Result<Shown, DownloadError> {
         let start = portions.reader().wanted().start;
         let Some(run) = portions.ready().await? else {
-            return Ok(true);
+            return Ok(Shown::Whole);
         };
-        let (offset, sample) = match run {
-            Run::Express(bytes) => telling(start, bytes.len() as u64, |buffer, at| {
-                let at = usize::try_from(at - start).unwrap_or(usize::MAX);
-                let part = bytes.get(at..at + buffer.len()).unwrap_or_default();
-                buffer[..part.len()].copy_from_slice(part);
-                Ok(())
-            }),
+        let content_length = task.geometry().content_length();
+        let with_ranges = match &spec.probe {
+            Probe::Known(facts) => facts.ranges != source::RangeSupport::No,
+            _ => true,
+        };
+        // Without ranges all before it would have to be read, too.
+        let within = |length: u64| match with_ranges {
+            true => length,
+            false => length.min(SHOW_WITHIN),
+        };
+        let file = task.content_file();
+        let from_file = |buffer: &mut [u8], at: u64| file.read_exact_at(buffer, at);
+        let shown = match spec.range {
+            None => Shown::Whole,
+            Some(_) if task.is_complete()? => Shown::Whole,
+            Some(part) if part.length <= SHOWN_PART_MAX => Shown::Part,
+            Some(_) => return Ok(Shown::Nothing),
+        };
+        let is_complete = task.is_complete()?;
+        let sample = || match &run {
+            _ if is_complete => telling(0, within(content_length), content_length, from_file),
+            Run::Express(bytes) => {
+                telling(start, bytes.len() as u64, content_length, |buffer, at| {
+                    let at = usize::try_from(at - start).unwrap_or(usize::MAX);
+                    let part = bytes.get(at..at + buffer.len()).unwrap_or_default();
+                    buffer[..part.len()].copy_from_slice(part);
+                    Ok(())
+                })
+            }
             Run::Stored { offset, length, .. } => {
-                let file = task.content_file();
-                let with_ranges = match &spec.probe {
-                    Probe::Known(facts) => facts.ranges != source::RangeSupport::No,
-                    _ => true,
-                };
-                // All before it would have to be read, too.
-                let length = if with_ranges {
-                    length
-                } else {
-                    length.min(SHOW_WITHIN)
-                };
-                telling(offset, length, |buffer, at| file.read_exact_at(buffer, at))
+                telling(*offset, within(*length), content_length, from_file)
+            }
+        };
+        let mut samples = Vec::new();
+        for _ in 0..SHOW_TIMES {
+            let sample = sample().map_err(|error| {
+                DownloadError::Invalid(format!("what has come cannot be read: {error}"))
+            })?;
+            match sample {
+                Some(sample) => samples.push(sample),
+                None => return Ok(Shown::Nothing),
             }
         }
-        .map_err(|error| {
-            DownloadError::Invalid(format!("what has come cannot be read: {error}"))
-        })?;
-        let asked = tokio::time::timeout(SHOW_MAX, self.engine.gives(spec, offset, &sample));
-        let shown = match asked.await {
-            Ok(shown) => shown?,
+        let asking = samples
+            .iter()
+            .map(|(offset, bytes)| self.engine.gives(spec, *offset, bytes));
+        let asked = tokio::time::timeout(SHOW_MAX, futures::future::try_join_all(asking));
+        let gives = match asked.await {
+            Ok(gives) => gives?.into_iter().all(|gives| gives),
             Err(_) => false,
         };
         // The rest may have come meanwhile, and be found wrong: an error as long as it can be said.
         portions.ready().await?;
-        Ok(shown)
+        Ok(if gives { shown } else { Shown::Nothing })
     }
 
     fn claims_to(&self, request: &P2pRequest, spec: &DownloadSpec) -> [Claim; 2] {
@@ -544,8 +589,7 @@ impl Inner {
     }
 
     fn may(&self, admission: &Admission, task: &Task) -> bool {
-        // Of a content that is not shown, the client learns no more than its origin said.
-        matches!(admission, Admission::Yes | Admission::IfShown) || is_public(task, Duration::MAX)
+        matches!(admission, Admission::Yes) || is_public(task, Duration::MAX)
     }
 
     fn add_own_headers<B>(&self, response: &mut Response<B>, spec: &DownloadSpec, task: &Task) {
@@ -704,12 +748,17 @@ fn shown_by(url: &str, digest: &Digest) -> String {
     format!("{} has {digest}", authority.unwrap_or_default())
 }
 
-/// Of several places in `length` bytes from `start` on, the one whose bytes are hardest to guess, with these bytes.
+/// Of several places in `length` bytes from `start` on, the one whose bytes are hardest to guess, with these bytes; nothing if these are
+/// too few, or too much alike, to tell of a content of this length.
 fn telling(
     start: u64,
     length: u64,
+    content_length: u64,
     read: impl Fn(&mut [u8], u64) -> std::io::Result<()>,
-) -> std::io::Result<(u64, Vec<u8>)> {
+) -> std::io::Result<Option<(u64, Vec<u8>)>> {
+    if length < content_length.min(SHOW_FROM) {
+        return Ok(None);
+    }
     let take = length.min(SHOW_LEN);
     let mut best = (0, start, Vec::new());
     for _ in 0..SHOW_PLACES {
@@ -723,7 +772,9 @@ fn telling(
             best = (different.len(), at, bytes);
         }
     }
-    Ok((best.1, best.2))
+    let (different, at, bytes) = best;
+    let tells = different >= SHOW_DIFFERENT || take == content_length;
+    Ok(tells.then_some((at, bytes)))
 }
 
 /// Whether the origin gave it to anybody within this time.
