@@ -222,6 +222,7 @@ class Varying(http.server.ThreadingHTTPServer):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self):
+            self.rfile.read(int(self.headers["Content-Length"] or 0))
             self.server.seen.append((self.path, dict(self.headers)))
             found = self.server.content(self.headers)
             if found is None:
@@ -347,6 +348,15 @@ class WhoGetsWhat(ProxyCase):
         part = ask(daemon, url, If_Match='"1"', Range="bytes=0-9")
         self.assertEqual((part.status, part.body), (206, versions[1][0][:10]))
         self.assertEqual(ask(daemon, url, If_Match='"0"').status, 412)
+
+    def test_a_question_with_a_body_is_not_the_question_without(self):
+        daemon, = self.daemons(1)
+        origin = self.origin_of(lambda headers: (b"asked with %s bytes" % (headers["Content-Length"] or "no").encode(), {"ETag": '"1"'}))
+        for body, told in ((None, b"no"), (b"one", b"3"), (b"three", b"5"), (None, b"no")):
+            connection = http.client.HTTPConnection(daemon.ip, 4001, timeout=QUIET)
+            self.addCleanup(connection.close)
+            connection.request("GET", f"{origin.url}/search", body=body)
+            self.assertEqual(connection.getresponse().read(), b"asked with %s bytes" % told)
 
     def test_a_digest_of_one_byte_is_not_the_digest_of_all(self):
         daemon, = self.daemons(1)

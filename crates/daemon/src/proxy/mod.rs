@@ -251,7 +251,9 @@ impl Proxy {
         headers::remove_hop_by_hop(&mut headers);
         headers::add_via(&mut headers, version, &self.0.pseudonym);
         let mut rescue = None;
-        if let Some(rule) = self.rule_for(&method, &url, &headers) {
+        // What comes with the question may be a part of it: a task has only the URL.
+        let asks_more = !body.is_end_stream();
+        if !asks_more && let Some(rule) = self.rule_for(&method, &url, &headers) {
             url = match rule.origin(&url) {
                 Some(origin) => origin,
                 None => return bad_request("the redirect of the rule for this URL is no host"),
